@@ -1,0 +1,86 @@
+"""The command line: a table of commands, each imported only when it is called, and the mapping of errors to exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any, Optional
+
+import click
+
+from disagg_launch import __version__
+from disagg_launch.errors import DisaggError
+
+# name -> (module in disagg_launch.commands, attribute, one-line help). The help stands here so that --help imports nothing.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "plan": ("plan", "plan", "Print the rank layout of a topology file."),
+    "diff": ("plan", "diff", "Print which ranks move between two topology files."),
+    "lint": ("lint", "lint", "Say what is wrong before anything is submitted."),
+    "schema": ("lint", "schema", "Print the JSON Schema of the topology file."),
+    "import": ("lint", "import_", "Turn a TensorRT-LLM, srt-slurm or aiconfigurator file into a topology file."),
+    "render": ("run", "render", "Write the run folder and start nothing."),
+    "up": ("run", "up", "Render, start, wait until ready, open the router."),
+    "down": ("run", "down", "Stop a running deployment in order."),
+    "status": ("run", "status", "Say how a deployment is."),
+    "logs": ("run", "logs", "Print the instances' logs."),
+    "ask": ("ask", "ask", "Send one prompt to a deployment and print the answer."),
+    "client": ("ask", "client", "Send the prompts of a file to a deployment."),
+    "router": ("router", "router", "Serve the OpenAI-compatible front door."),
+    "model": ("model", "model", "Fetch and list models of the reference engine."),
+    "submit": ("slurm", "submit", "Send a run to Slurm and print the job id."),
+    "wait": ("slurm", "wait", "Wait until a submitted run is ready or has failed."),
+    "cancel": ("slurm", "cancel", "Cancel a submitted run."),
+    "site": ("slurm", "site", "Show or probe site profiles."),
+    "layout": ("layout", "layout", "Write and verify the forms of a layout: hostfile, rankfile, picture, ..."),
+}
+
+EPILOG = "Exit codes: 0 done, 2 bad use or bad file, 3 does not fit, 4 backend missing or refused, 5 not ready in time, 6 a worker died, 130/143 signals."  # noqa: E501
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Command names in the order of the table, which is the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """The command, imported now; None if there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"disagg_launch.commands.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="disagg-launch")
+def root() -> None:
+    """Start disaggregated LLM serving from one topology file: plan, render, launch, wait, route."""
+
+
+def main(argv: Optional[list[str]] = None) -> Any:
+    """Run the command line and leave with the exit code of the table in `errors`."""
+    try:
+        root.main(args=argv, prog_name="disagg-launch", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as wrong:
+        wrong.show()
+        sys.exit(wrong.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
+    except DisaggError as error:
+        print(f"disagg-launch: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our standard output left (`| head`): not an error, and nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

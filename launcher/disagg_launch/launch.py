@@ -1,0 +1,164 @@
+"""launch.json: what the planning half tells the runtime half beside the plan. Standard library only (it travels in runtime.pyz).
+
+Host names, and with them every URL, are known only when nodes have been given. A text that depends on them is kept as a
+tuple of parts: plain strings and `Ref`s. Nothing a user typed is ever parsed for place holders at run time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Union
+
+VERSION = 1
+
+WHATS = (
+    "host", "port", "url", "name", "role", "size", "rank", "instance_rank", "tp_rank", "pp_rank", "node_rank", "node_count", "local_rank",
+    "gpus", "run",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value known at bind time: `what` (one of WHATS) of instance `of`; `of` "" is the reader's own instance, "router" the router.
+
+    host: name other nodes reach the instance's first node by. url: "host:port". gpus: comma list of this task's visible ids.
+    rank, instance_rank, tp_rank, pp_rank, node_rank, local_rank: of the task that reads it. run: absolute run folder.
+    """
+
+    what: str
+    of: str = ""
+
+
+Text = Union[str, "tuple[Union[str, Ref], ...]"]
+RANK, NODE, INSTANCE = "rank", "node", "instance"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What runs in an instance's tasks. `tasks`: one process per "rank", per "node" of the instance, or one per "instance".
+
+    `visible`: which GPUs a task sees: its own ("rank"), or all of the instance's on that node ("node").
+    `environ` is set, `unset` (names, or prefixes ending in "*") removed first. `health` is the path probed on the instance's port.
+    `in_process` "module:function" instead of exec: called as function(argv, comm) with the instance's communicator.
+    """
+
+    instance: str
+    argv: tuple[Text, ...]
+    environ: Mapping[str, Text] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+    tasks: str = RANK
+    visible: str = RANK
+    gpus: bool = True
+    health: str = "/health"
+    in_process: str = ""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the gateway starts one step: `argv` with the run folder as working directory. `stop` ends it in order, if a signal to it does not."""
+
+    step: str
+    first_rank: int
+    size: int
+    instances: tuple[str, ...]
+    argv: tuple[str, ...]
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Router:
+    """The front door: started once on node `node`, when every instance is ready."""
+
+    argv: tuple[Text, ...]
+    environ: Mapping[str, Text] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    health: str = "/health"
+    node: int = 0
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Seconds. `limit_s`: from start to ready; `interval_s`: between two probes of one instance; `probe_s`: one probe's patience."""
+
+    limit_s: float = 600.0
+    interval_s: float = 0.5
+    probe_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do when a worker dies after ready: "stop" or "restart" (its own step only), with `max_restarts` per instance."""
+
+    on_failure: str = "stop"
+    max_restarts: int = 3
+    backoff_s: float = 1.0
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The whole of launch.json. `files`: path in the run folder -> late-bound text, written by the gateway once hosts are known."""
+
+    digest: str
+    backend: str
+    starts: tuple[Start, ...]
+    workers: tuple[Worker, ...]
+    router: Router
+    files: Mapping[str, Text] = field(default_factory=dict)
+    readiness: Readiness = field(default_factory=Readiness)
+    policy: Policy = field(default_factory=Policy)
+    version: int = VERSION
+
+
+def bind(text: Text, value: Callable[[Ref], str]) -> str:
+    """The text with every Ref replaced by value(ref)."""
+    if isinstance(text, str):
+        return text
+    return "".join(part if isinstance(part, str) else value(part) for part in text)
+
+
+def to_json(launch: Launch) -> str:
+    """launch.json, indented, ending with a newline. A late-bound text is a list; a Ref in it is {"ref": what, "of": name}."""
+    return json.dumps(_plain(launch), indent=1) + "\n"
+
+
+def from_json(text: str) -> Launch:
+    """The launch that `to_json` wrote. ValueError on another version."""
+    raw = json.loads(text)
+    if raw.get("version") != VERSION:
+        raise ValueError(f"launch version {raw.get('version')!r} found, {VERSION} needed: render again")
+    return Launch(
+        digest=raw["digest"],
+        backend=raw["backend"],
+        starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop")}}) for s in raw["starts"]),
+        workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"])}) for w in raw["workers"]),
+        router=Router(**_texts(raw["router"])),
+        files={k: _text(v) for k, v in raw["files"].items()},
+        readiness=Readiness(**raw["readiness"]),
+        policy=Policy(**raw["policy"]),
+        version=raw["version"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return {"ref": value.what, "of": value.of}
+    if hasattr(value, "__dataclass_fields__"):
+        return {k: _plain(v) for k, v in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _texts(raw: dict[str, Any]) -> dict[str, Any]:
+    return {**raw, "argv": tuple(_text(a) for a in raw["argv"]), "environ": {k: _text(v) for k, v in raw["environ"].items()}}
+
+
+def _text(raw: Any) -> Text:
+    if isinstance(raw, str):
+        return raw
+    return tuple(p if isinstance(p, str) else Ref(p["ref"], p["of"]) for p in raw)
