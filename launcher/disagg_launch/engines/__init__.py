@@ -1,0 +1,45 @@
+"""What runs in a worker: one module per engine, chosen by the spec's `engine.name`.
+
+An engine module offers, all pure:
+
+- `NAME`, and `WIRE`: the dialect its workers speak with a router ("trtllm", "vllm", "sglang" or "plain");
+- `KNOWN_KEYS`: the engine keys it understands, for "did you mean" (None: any key may be right);
+- `worker(spec, plan, instance) -> launch.Worker`: the command of one instance's tasks;
+- `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files.
+
+To add an engine: write the module, name it in ENGINES.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Optional, Protocol, cast
+
+if TYPE_CHECKING:
+    from disagg_launch.launch import Text, Worker
+    from disagg_launch.plan import Instance, Plan
+    from disagg_launch.spec import Spec
+
+ENGINES = ("reference", "command")
+
+
+class Engine(Protocol):
+    """What an engine module looks like."""
+
+    NAME: str
+    WIRE: str
+    KNOWN_KEYS: Optional[frozenset[str]]
+
+    def worker(self, spec: Spec, plan: Plan, instance: Instance) -> Worker:
+        """The command of one instance's tasks."""
+
+    def files(self, spec: Spec, plan: Plan) -> Mapping[str, Text]:
+        """The engine's configuration files by path in the run folder."""
+
+
+def load(name: str) -> Engine:
+    """The engine module called `name`, one of ENGINES; KeyError otherwise."""
+    if name not in ENGINES:
+        raise KeyError(name)
+    return cast(Engine, importlib.import_module(f"disagg_launch.engines.{name}"))

@@ -1,0 +1,45 @@
+"""The embedded engine: a real small model on the CPU, tensor and pipeline parallel over MPI ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from disagg_launch.engines.serve_command import config_path, serve_argv, worker_yaml
+from disagg_launch.launch import RANK, Text, Worker
+from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+NAME = "reference"
+WIRE = "trtllm"
+KNOWN_KEYS = frozenset(
+    {
+        "backend",
+        "cache_transceiver_config",
+        "disable_overlap_scheduler",
+        "kv_cache_config",
+        "max_batch_size",
+        "max_num_tokens",
+        "max_seq_len",
+    }
+)
+
+
+def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
+    """One process per rank; ranks of one instance meet in one communicator, so a bigger instance runs in process."""
+    argv = serve_argv((spec.engine.python, "-m", "disagg_launch.reference"), spec, plan, instance)
+    return Worker(
+        instance=instance.name,
+        argv=argv,
+        # one BLAS thread per rank: several ranks share the cores of a laptop
+        environ={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        tasks=RANK,
+        gpus=False,
+        in_process="disagg_launch.reference.serve:run",
+    )
+
+
+def files(spec: Spec, plan: Plan) -> dict[str, Text]:
+    """The two worker YAML files."""
+    return {config_path(role): worker_yaml(spec, role) for role in (CONTEXT, GENERATION)}
