@@ -1,0 +1,1 @@
+"""Rules about a topology and its plan: what is wrong before anything is submitted."""

@@ -1,0 +1,48 @@
+"""The topology file: `load(path)` gives a checked, frozen `Spec`, or raises BadInput with every complaint at its place in the file."""
+
+from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
+from disagg_launch.spec.load import ROUTER_KEYS, Spec, load, loads
+from disagg_launch.spec.model import (
+    Cluster,
+    DisaggCluster,
+    Engine,
+    Exclude,
+    FrontDoor,
+    Group,
+    Het,
+    MetadataServer,
+    Mpi,
+    Pin,
+    Readiness,
+    Restart,
+    Section,
+    Slurm,
+    SlurmPart,
+    Topology,
+)
+
+__all__ = [
+    "ERROR",
+    "ROUTER_KEYS",
+    "WARNING",
+    "Cluster",
+    "Complaint",
+    "DisaggCluster",
+    "Engine",
+    "Exclude",
+    "FrontDoor",
+    "Group",
+    "Het",
+    "MetadataServer",
+    "Mpi",
+    "Pin",
+    "Readiness",
+    "Restart",
+    "Section",
+    "Slurm",
+    "SlurmPart",
+    "Spec",
+    "Topology",
+    "load",
+    "loads",
+]

@@ -1,0 +1,176 @@
+"""What the models alone cannot say: rules between keys. Each takes the topology and its source and yields complaints."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator
+
+from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
+from disagg_launch.spec.complaint import WARNING, Complaint, did_you_mean, found, listed, near
+from disagg_launch.spec.engine_keys import known_keys
+from disagg_launch.spec.inherit import SECTIONS, own_keys
+from disagg_launch.spec.model import Cluster, Section, Topology
+from disagg_launch.spec.source import Source
+
+MOST_RANKS = 1_000_000
+OUR_MAPS = ("engine", "cluster", "slurm", "mpi")
+# From this likeness on, a key that no engine has is our own key misspelt: running without it would be a surprise.
+MISSPELT = 0.85
+Rule = Callable[[Topology, Source], Iterator[Complaint]]
+
+
+def is_external(source: Source) -> bool:
+    """Whether the file describes servers that run already: urls or discovery, and none of our maps says how to start any."""
+    starts = any(source.values.get(name) is not None for name in OUR_MAPS)
+    return not starts and ("disagg_cluster" in source.values or any(source.value(s, "urls") for s in SECTIONS))
+
+
+def sections(topology: Topology) -> tuple[tuple[str, str, Section], ...]:
+    """(key, role, section), context first."""
+    return (("context_servers", CONTEXT, topology.context_servers), ("generation_servers", GENERATION, topology.generation_servers))
+
+
+def check(topology: Topology, source: Source) -> list[Complaint]:
+    """What all rules say."""
+    return [complaint for rule in RULES for complaint in rule(topology, source)]
+
+
+def _sections_there(topology: Topology, source: Source) -> Iterator[Complaint]:
+    if is_external(source):
+        return
+    for key in SECTIONS:
+        if key not in source.values:
+            yield source.complaint((), f"found no {key}; allowed: a map of the role's servers (for none: `{key}: {{num_instances: 0}}`)")
+    if all(key in source.values for key in SECTIONS) and not any(s.num_instances for _, _, s in sections(topology)):
+        yield source.complaint(("generation_servers", "num_instances"), "found 0 in both sections; allowed: at least one instance in all")
+
+
+def _urls_counted(topology: Topology, source: Source) -> Iterator[Complaint]:
+    for key, _, section in sections(topology):
+        if section.urls and len(section.urls) != section.num_instances:
+            yield source.complaint(
+                (key, "num_instances"), f"found {section.num_instances}, but {len(section.urls)} urls; allowed: as many as there are urls"
+            )
+        for i, url in enumerate(section.urls):
+            if url in section.urls[:i]:
+                yield source.complaint((key, "urls", i), f"found {url} twice; allowed: each address once in a section")
+    both = set(topology.context_servers.urls) & set(topology.generation_servers.urls)
+    if both and topology.context_servers.engine_keys != topology.generation_servers.engine_keys:
+        text = f"found {listed(sorted(both))} in both sections, whose engine keys differ; allowed: a server of both roles with equal keys"
+        yield source.complaint(("generation_servers", "urls"), text)
+
+
+def _urls_used(topology: Topology, source: Source) -> Iterator[Complaint]:
+    if is_external(source):
+        return
+    for key, _, section in sections(topology):
+        if section.urls:
+            maps = listed(name for name in OUR_MAPS if name in source.values)
+            text = f"not used: the file says how to start servers ({maps}), so the plan gives their addresses"
+            yield source.complaint((key, "urls"), text, key=True, severity=WARNING)
+
+
+def _model_named(topology: Topology, source: Source) -> Iterator[Complaint]:
+    if is_external(source) or topology.engine.name == "command":
+        return
+    for key, _, section in sections(topology):
+        if section.num_instances and section.model is None and section.command is None and key in source.values:
+            yield source.complaint((key, "model"), "is missing; allowed: a path or name, here or at the top level for both sections")
+
+
+def _commands_there(topology: Topology, source: Source) -> Iterator[Complaint]:
+    if topology.router.name == "command" and not topology.router.command:
+        yield source.complaint(("router", "command"), "is missing; `name: command` needs one")
+    if topology.engine.name != "command" or topology.engine.command:
+        return
+    if any(section.num_instances and not section.command for _, _, section in sections(topology)):
+        yield source.complaint(("engine", "command"), "is missing; `name: command` needs one, here or in each server section")
+
+
+def _size_bounded(topology: Topology, source: Source) -> Iterator[Complaint]:
+    total = sum(section.num_instances * section.size for _, _, section in sections(topology))
+    if total > MOST_RANKS:
+        yield source.complaint(
+            ("context_servers",), f"found {total} ranks in all (instances x TP x PP x CP); allowed: {MOST_RANKS}", key=True
+        )
+
+
+def _pins_fit(topology: Topology, source: Source) -> Iterator[Complaint]:
+    names = [f"{PREFIX[role]}{i}" for _, role, section in sections(topology) for i in range(section.num_instances)]
+    for name, pin in topology.cluster.pins.items():
+        path = ("cluster", "pins", name)
+        if name not in names:
+            yield source.complaint(path, f"found no instance of that name; allowed: {listed(names)}{did_you_mean(name, names)}", key=True)
+        yield from _in_range(source, path, topology.cluster, pin.nodes, pin.gpus)
+    out = topology.cluster.exclude
+    yield from _in_range(source, ("cluster", "exclude"), topology.cluster, out.nodes, ())
+
+
+def _in_range(
+    source: Source, path: tuple[str, ...], cluster: Cluster, nodes: tuple[int, ...], gpus: tuple[int, ...]
+) -> Iterator[Complaint]:
+    count = sum(g.nodes for g in cluster.groups) or cluster.nodes
+    most = max([g.gpus_per_node for g in cluster.groups] or [cluster.gpus_per_node])
+    for what, numbers, limit in (("nodes", nodes, count), ("gpus", gpus, most)):
+        for i, number in enumerate(numbers):
+            if limit is not None and number >= limit:
+                yield source.complaint((*path, what, i), f"found {number}; allowed: 0..{limit - 1} (numbers count from 0)")
+
+
+def _cluster_whole(topology: Topology, source: Source) -> Iterator[Complaint]:
+    cluster = topology.cluster
+    if cluster.policy == "align_domain" and cluster.domain_nodes is None:
+        yield source.complaint(("cluster", "domain_nodes"), "is missing; `policy: align_domain` needs the number of nodes in a domain")
+    names = [g.name for g in cluster.groups]
+    for i, group in enumerate(cluster.groups):
+        if group.name in names[:i]:
+            yield source.complaint(("cluster", "groups", i, "name"), f"found {group.name!r} twice; allowed: each name once")
+    total = sum(g.nodes for g in cluster.groups)
+    if cluster.groups and cluster.nodes not in (None, total):
+        yield source.complaint(
+            ("cluster", "nodes"), f"found {cluster.nodes}, but the groups have {total}; allowed: {total}, or leave it out"
+        )
+
+
+def _metadata_there(topology: Topology, source: Source) -> Iterator[Complaint]:
+    if topology.engine.metadata_server and topology.metadata_server is None:
+        yield source.complaint(("metadata_server",), "is missing; `engine.metadata_server: true` needs this map")
+
+
+def _engine_keys_known(topology: Topology, source: Source) -> Iterator[Complaint]:
+    known = known_keys(topology.engine.name)
+    ours = set(Topology.model_fields)
+    theirs = set(Section.model_fields)
+    shared = own_keys(source.values)
+    for key in (k for k in source.values if k not in shared and k not in theirs):
+        yield from _unknown(source, (key,), ours | theirs, known, topology.engine.name)
+    for section in SECTIONS:
+        inner = source.value(section, default={})
+        for key in (k for k in inner if k not in theirs) if isinstance(inner, dict) else ():
+            yield from _unknown(source, (section, key), theirs, known, topology.engine.name)
+
+
+def _unknown(source: Source, path: tuple[Any, ...], ours: set[str], known: frozenset[str] | None, engine: str) -> Iterator[Complaint]:
+    key = path[-1]
+    if isinstance(key, int):
+        yield source.complaint(path, f"found {found(key)} as a key; allowed: text", key=True)
+    elif known is None or key in known:
+        return
+    elif meant := near(key, ours, MISSPELT):
+        yield source.complaint(path, f"found an unknown key (did you mean {meant}?)", key=True)
+    else:
+        text = f"engine {engine} is not known to have this key; it is passed on{did_you_mean(key, known | ours)}"
+        yield source.complaint(path, text, key=True, severity=WARNING)
+
+
+RULES: tuple[Rule, ...] = (
+    _sections_there,
+    _urls_counted,
+    _urls_used,
+    _model_named,
+    _commands_there,
+    _size_bounded,
+    _pins_fit,
+    _cluster_whole,
+    _metadata_there,
+    _engine_keys_known,
+)

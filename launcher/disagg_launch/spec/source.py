@@ -1,0 +1,194 @@
+"""YAML text -> plain values, and for every key and value the place where it stands in the file.
+
+The tree is walked by hand and not with yaml.safe_load because that forgets the places, lets a key be written twice, and reads
+`1:30:00` as a number. Only plain YAML is taken: strings, numbers, booleans, null, lists, maps, anchors and merge keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+import yaml
+
+from disagg_launch.spec.complaint import ERROR, Complaint, Path, dotted
+
+MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 200_000, 40
+PREFIX = "tag:yaml.org,2002:"
+SCALARS = ("str", "int", "float", "bool", "null")
+MERGE = PREFIX + "merge"
+Position = tuple[int, int]
+SECTIONS: tuple[Path, ...] = (("context_servers",), ("generation_servers",))
+_Pair = tuple[yaml.Node, yaml.Node]
+
+
+@dataclass
+class Source:
+    """A parsed file. `values` is its top-level map; `keys` and `places` map a key path to (line, column), both from 1.
+
+    `texts` holds each scalar as it was written, for values that must be carried exactly.
+    """
+
+    file: str
+    values: dict[Any, Any] = field(default_factory=dict)
+    keys: dict[Path, Position] = field(default_factory=dict)
+    places: dict[Path, Position] = field(default_factory=lambda: {(): (1, 1)})
+    texts: dict[Path, str] = field(default_factory=dict)
+
+    def written(self, path: Path) -> Path:
+        """The path under which the file holds what was inherited into a server section: the top level's."""
+        inherited = path[0:1] in SECTIONS and path[:2] not in self.places and path[1:2] in self.places
+        return path[1:] if inherited else path
+
+    def at(self, path: Path, key: bool = False) -> Position:
+        """Where the value (or with `key` its key) stands; what the file lacks is where its map is."""
+        here = self.written(path)
+        while here not in self.places:
+            here = here[:-1]
+        return self.keys.get(here, self.places[here]) if key else self.places[here]
+
+    def complaint(self, path: Path, text: str, key: bool = False, severity: str = ERROR) -> Complaint:
+        """A complaint about the value (or with `key` the key) at `path`."""
+        return Complaint(self.file, *self.at(path, key), dotted(path), text, severity)
+
+    def value(self, *path: Union[str, int], default: Any = None) -> Any:
+        """The value as written at `path`; `default` if the file has none."""
+        here: Any = self.values
+        for part in path:
+            if isinstance(here, list):
+                here = dict(enumerate(here))
+            if not isinstance(here, dict) or part not in here:
+                return default
+            here = here[part]
+        return here
+
+
+def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
+    """The file's values and places, and what is wrong with it as YAML. Time and memory are bounded whatever the text is."""
+    source = Source(file)
+    if len(text) > MOST_BYTES:
+        return source, [Complaint(file, 1, 1, "", f"found a file of {len(text)} characters; allowed: {MOST_BYTES}")]
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as wrong:
+        mark = wrong.problem_mark or wrong.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        return source, [Complaint(file, line, column, "", f"not YAML: {wrong.problem or wrong.context}")]
+    except yaml.YAMLError as wrong:
+        return source, [Complaint(file, 1, 1, "", f"not YAML: {str(wrong).splitlines()[0]}")]
+    except RecursionError:
+        return source, [Complaint(file, 1, 1, "", f"nested too deeply; allowed: {DEEPEST} levels")]
+    if root is None:
+        return source, [Complaint(file, 1, 1, "", "the file is empty; a map is needed: see `disagg-launch schema`")]
+    if not isinstance(root, yaml.MappingNode):
+        kind = "list" if isinstance(root, yaml.SequenceNode) else "single value"
+        return source, [Complaint(file, *_place(root), "", f"found a {kind} at the top level; a map is needed")]
+    walk = _Walk(source)
+    try:
+        source.values = walk.value(root, ())
+    except _TooMuch as enough:
+        walk.wrong.append(enough.args[0])
+    return source, walk.wrong
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without dates and base-60 numbers: `time: 1:30:00` is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _first, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+    _Loader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != PREFIX + "timestamp"]
+
+
+class _TooMuch(Exception):
+    """The document unfolds to more than is allowed."""
+
+
+class _Walk:
+    """One walk over the composed tree. Aliases are unfolded, so what they unfold to is counted."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.wrong: list[Complaint] = []
+        self.count = 0
+        self.constructor = yaml.constructor.SafeConstructor()
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES or len(path) > DEEPEST:
+            what = f"more than {MOST_VALUES} values" if self.count > MOST_VALUES else f"more than {DEEPEST} levels"
+            raise _TooMuch(self._complain(node, path, f"found {what}, aliases unfolded; that is not a topology"))
+        self.source.places[path] = _place(node)
+        if isinstance(node, yaml.ScalarNode):
+            self.source.texts[path] = node.value
+            return self._scalar(node, path)
+        plain = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if node.tag != PREFIX + plain:
+            self.wrong.append(self._complain(node, path, f"found the tag {node.tag!r}; allowed: plain YAML without tags"))
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return [self.value(item, path + (i,)) for i, item in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
+        """The map's own keys, then those that `<<` brings: its own win, as YAML says."""
+        out: dict[Any, Any] = {}
+        own, brought = self._pairs(node, path)
+        for key_node, value_node in own + brought:
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            here = path + (key,)
+            if key not in out:
+                self.source.keys[here] = _place(key_node)
+                out[key] = self.value(value_node, here)
+            elif (key_node, value_node) in own:
+                first = self.source.keys[here]
+                self.wrong.append(self._complain(key_node, here, f"found this key twice; it is already at line {first[0]}"))
+        return out
+
+    def _pairs(self, node: yaml.MappingNode, path: Path, depth: int = 0) -> tuple[list[_Pair], list[_Pair]]:
+        own: list[_Pair] = []
+        brought: list[_Pair] = []
+        self.count += len(node.value)
+        for key, value in node.value:
+            if key.tag != MERGE:
+                own.append((key, value))
+                continue
+            for other in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(other, yaml.MappingNode) or depth > DEEPEST or self.count > MOST_VALUES:
+                    self.wrong.append(self._complain(key, path, "found `<<` without a map; allowed: an alias of a map"))
+                    continue
+                first, second = self._pairs(other, path, depth + 1)
+                brought += first + second
+        return own, brought
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        """The value; a base-60 number is a text. None after a complaint, if it is no plain value."""
+        kind = node.tag[len(PREFIX) :] if node.tag.startswith(PREFIX) else ""
+        if kind not in SCALARS:
+            self.wrong.append(self._complain(node, path, f"found the tag {node.tag!r}; allowed: plain YAML without tags"))
+            return None
+        if kind in ("int", "float") and ":" in node.value:
+            return node.value
+        try:
+            return self.constructor.construct_object(node)
+        except (yaml.YAMLError, ValueError, KeyError):
+            self.wrong.append(self._complain(node, path, f"found {node.value[:40]!r}; it cannot be read as {kind}"))
+            return None
+
+    def _key(self, node: yaml.Node, path: Path) -> Optional[Union[str, int]]:
+        value = self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            return value
+        shown = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a map or list"
+        self.wrong.append(self._complain(node, path, f"found {shown} as a key; allowed: text (put it in quotes) or an integer"))
+        return None
+
+    def _complain(self, node: yaml.Node, path: Path, text: str) -> Complaint:
+        return Complaint(self.source.file, *_place(node), dotted(path), text)
+
+
+def _place(node: yaml.Node) -> Position:
+    mark = node.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
