@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import string
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from disagg_launch.errors import BadInput
@@ -25,11 +27,13 @@ KNOWN_KEYS = None
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     """The section's `command`, once per rank. BadInput for a missing command or an unknown name in braces."""
     section = spec.section(instance.role)
-    if not section.command:
-        raise BadInput(f"{instance.role}_servers.command: nothing found; the engine `command` needs the words of a command line there")
+    words = section.command or spec.engine.command
+    if not words:
+        raise BadInput("engine.command: nothing found; the engine `command` needs the words of a command line there or in each section")
     known = {"router", *(i.name for i in plan.instances)}
-    argv = tuple(parse(word, known, f"{instance.role}_servers.command") for word in section.command)
-    return Worker(instance=instance.name, argv=argv, tasks=RANK, health=section.health)
+    given = {"model": section.model or spec.model or ""}
+    argv = tuple(parse(word, known, "command", given) for word in words)
+    return Worker(instance=instance.name, argv=argv, tasks=spec.engine.tasks or RANK, gpus=False)
 
 
 def files(spec: Spec, plan: Plan) -> dict[str, Text]:
@@ -37,8 +41,11 @@ def files(spec: Spec, plan: Plan) -> dict[str, Text]:
     return {}
 
 
-def parse(word: str, known: set[str], where: str) -> Text:
-    """The word with each `{what}` or `{instance.what}` as a Ref. BadInput, beginning with `where`, if a name is unknown."""
+def parse(word: str, known: set[str], where: str, given: Mapping[str, str] = MappingProxyType({}), default: str = "") -> Text:
+    """The word with each `{what}` or `{instance.what}` as a Ref and each name in `given` as its value.
+
+    A bare `{what}` is of instance `default`: "" is the reader's own. BadInput, beginning with `where`, if a name is unknown.
+    """
     parts: list[str | Ref] = []
     try:
         pieces = list(string.Formatter().parse(word))
@@ -49,12 +56,17 @@ def parse(word: str, known: set[str], where: str) -> Text:
             parts.append(literal)
         if name is None:
             continue
+        if name in given and not spec and not conversion:
+            parts.append(given[name])
+            continue
         of, _, what = name.rpartition(".")
         if spec or conversion or what not in WHATS or (of and of not in known):
-            nearest = difflib.get_close_matches(name, [*WHATS, *(f"{k}.url" for k in known)], 1)
+            nearest = difflib.get_close_matches(name, [*given, *WHATS, *(f"{k}.url" for k in known)], 1)
             meant = f"; did you mean {{{nearest[0]}}}?" if nearest else ""
-            raise BadInput(f"{where}: {word!r} asks for {{{name}}}; known are {', '.join(WHATS)}, alone or after an instance's name{meant}")
-        parts.append(Ref(what, of))
+            raise BadInput(
+                f"{where}: {word!r} asks for {{{name}}}; known are {', '.join([*given, *WHATS])}, alone or after an instance's name{meant}"
+            )
+        parts.append(Ref(what, of or default))
     if all(isinstance(p, str) for p in parts):
         return "".join(str(p) for p in parts)
     return tuple(parts)

@@ -28,7 +28,7 @@ KNOWN_KEYS = frozenset(
 
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     """One process per rank; ranks of one instance meet in one communicator, so a bigger instance runs in process."""
-    argv = serve_argv((spec.engine.python, "-m", "disagg_launch.reference"), spec, plan, instance)
+    argv = serve_argv((spec.engine.python or "python3", "-m", "disagg_launch.reference"), spec, plan, instance)
     return Worker(
         instance=instance.name,
         argv=argv,

@@ -1,0 +1,76 @@
+"""Spec and plan -> every file of the run folder, as values. Pure: `write` is the only function here that touches the disk."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from disagg_launch import backends, engines, launch, plan, routers, zipapp
+from disagg_launch.errors import BadInput
+from disagg_launch.files import RUNNABLE, File
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+
+def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[File, ...]:
+    """Every file of the run folder. `python` is the interpreter on the nodes unless the spec names one.
+
+    BadInput, DoesNotFit or BackendRefused when the spec cannot be carried out as asked.
+    """
+    python = spec.engine.python or python
+    spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"python": python})})
+    engine = engines.load(spec.engine.name)
+    workers = tuple(_worker(spec, layout, one, engine) for one in layout.instances)
+    router, router_files = routers.router(spec, layout, python)
+    starts, files = backends.load(backend).render(spec, layout, workers, python)
+    manifest = launch.Launch(
+        digest=layout.digest,
+        backend=backend,
+        starts=starts,
+        workers=workers,
+        router=router,
+        files={**(engine.files(spec, layout) if workers else {}), **router_files},
+        readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s),
+        policy=launch.Policy(spec.restart.on_failure, spec.restart.max_restarts, spec.restart.backoff_s, spec.restart.grace_s),
+    )
+    return (
+        File("spec.yaml", spec.source.text),
+        File("plan.json", plan.to_json(layout)),
+        File("launch.json", launch.to_json(manifest)),
+        File("runtime.pyz", zipapp.bundle(), RUNNABLE),
+        *files,
+    )
+
+
+def write(files: Iterable[File], run: pathlib.Path) -> None:
+    """Write the run folder: all of it or nothing. BadInput if something is there that may not be replaced.
+
+    A folder that was only rendered is replaced; one in which a gateway ran holds logs, and is left alone.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not (run / "plan.json").exists():
+            raise BadInput(f"{run}: found something that is not a run folder; name another with --run")
+        if (run / "state").exists():
+            raise BadInput(f"{run}: found a run folder that was used and holds its logs; name another with --run, or remove it")
+    fresh = run.with_name(f".{run.name}.{os.getpid()}")
+    for one in files:
+        path = fresh / one.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(one.text if isinstance(one.text, bytes) else one.text.encode())
+        path.chmod(one.mode)
+    (fresh / "logs").mkdir()
+    if run.exists():
+        shutil.rmtree(run)
+    fresh.rename(run)
+
+
+def _worker(spec: Spec, layout: plan.Plan, instance: plan.Instance, engine: engines.Engine) -> launch.Worker:
+    """The engine's worker with what the spec adds to any engine: environment and health path."""
+    made = engine.worker(spec, layout, instance)
+    section = spec.section(instance.role)
+    return replace(made, environ={**made.environ, **section.env}, health=section.health or spec.engine.health or made.health)

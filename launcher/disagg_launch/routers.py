@@ -1,0 +1,69 @@
+"""The front door by name: its command and configuration, from spec and plan. Pure.
+
+`builtin` is ours; an engine that brings a router (`trtllm`, `vllm`, `sglang`) offers `router(spec, plan)` in its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from disagg_launch import engines
+from disagg_launch.engines.command import parse
+from disagg_launch.errors import BadInput
+from disagg_launch.latebound import yaml_text
+from disagg_launch.launch import Ref, Router, Text
+from disagg_launch.plan import CONTEXT, GENERATION, Plan
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+CONFIG = "configs/router.yaml"
+
+
+def router(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
+    """The front door that the spec names, and its files by path in the run folder."""
+    name = spec.router.name
+    if name == "builtin":
+        return _builtin(spec, plan, python)
+    if name == "command":
+        return _command(spec, plan), {}
+    made: tuple[Router, Mapping[str, Text]] = importlib.import_module(f"disagg_launch.engines.{name}").router(spec, plan)
+    return made
+
+
+def servers(spec: Spec, plan: Plan, role: str) -> list[Any]:
+    """ "host:port" of each server of a role: those that run already, or the plan's instances, late-bound."""
+    section = spec.section(role)
+    return list(section.urls) if spec.external else [Ref("url", i.name) for i in plan.instances if i.role == role]
+
+
+def config(spec: Spec, plan: Plan) -> dict[str, Any]:
+    """TensorRT-LLM's disagg_config.yaml as data, with late-bound urls."""
+    out: dict[str, Any] = {"hostname": spec.hostname, "port": spec.port}
+    if spec.model:
+        out["model"] = spec.model
+    out.update(spec.router_keys)
+    for key, role in (("context_servers", CONTEXT), ("generation_servers", GENERATION)):
+        urls = servers(spec, plan, role)
+        out[key] = {"num_instances": len(urls), "urls": urls}
+        if spec.section(role).router:
+            out[key]["router"] = dict(spec.section(role).router)
+    return out
+
+
+def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
+    front_door = {"dialect": engines.load(spec.engine.name).WIRE, "admin_token_file": (Ref("run"), "/state/token"), **spec.router.options}
+    text = yaml_text({**config(spec, plan), "front_door": front_door})
+    argv = (python, "-m", "disagg_launch", "router", "--config", (Ref("run"), "/" + CONFIG))
+    made = Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
+    return made, {CONFIG: text}
+
+
+def _command(spec: Spec, plan: Plan) -> Router:
+    if not spec.router.command:
+        raise BadInput("router.command: nothing found; the router `command` needs the words of a command line there")
+    known = {"router", *(i.name for i in plan.instances)}
+    argv = tuple(parse(word, known, "router.command", default="router") for word in spec.router.command)
+    return Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
