@@ -56,7 +56,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Start:
-    """How the gateway starts one step: `argv` with the run folder as working directory. `stop` ends it in order, if a signal to it does not."""
+    """How the gateway starts one step: `argv` with the run folder as working directory.
+
+    `stop` is the command that ends the step in order, where a signal to it does not.
+    """
 
     step: str
     first_rank: int

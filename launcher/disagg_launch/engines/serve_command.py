@@ -41,4 +41,4 @@ def worker_yaml(spec: Spec, role: str) -> str:
     if role == CONTEXT:
         # upstream refuses context-only requests while the overlap scheduler is on
         keys["disable_overlap_scheduler"] = True
-    return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True) if keys else "{}\n"
+    return yaml.safe_dump(keys, sort_keys=False) if keys else "{}\n"
