@@ -1,0 +1,163 @@
+"""The forward pass of a Llama-family model on one rank's share of it.
+
+Activations are (features, tokens): NumPy's BLAS is fastest with the weight matrix on the left, from one token to many, and a matrix-vector
+product is used for a single token. A batch is ragged: the tokens of several sequences side by side, prompts and single new tokens alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from disagg_launch.reference.comm import Comm
+from disagg_launch.reference.grid import Place, Shape
+from disagg_launch.reference.models import Model
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """`count` neighbouring tokens of one sequence at columns `column` .. of the batch, at positions `start` .. of the sequence.
+
+    `cache` is the sequence's (layers, 2, KV heads, capacity, head_size) on this rank, keys first, filled up to `start`.
+    """
+
+    column: int
+    start: int
+    count: int
+    cache: Array
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's share of the weights."""
+
+    attn_norm: Array
+    qkv: Array
+    out: Array
+    ffn_norm: Array
+    gate_up: Array
+    down: Array
+
+
+class Stage:
+    """One rank's layers. Calls `mates` (its tensor-parallel group) to add partial sums; hands activations on by itself."""
+
+    def __init__(self, model: Model, place: Place, mates: Comm) -> None:
+        self.shape, self.place, self._mates = model.shape, place, mates
+        tensors = model.tensors
+        self._layers = [_layer(tensors, n, model.shape, place) for n in range(place.rect.layer0, place.rect.layer1)]
+        self._embed, self._norm = tensors["embed"], tensors["norm"][:, None]
+        self._head = tensors.get("head", self._embed)[place.vocab.start : place.vocab.stop]
+        self._cos, self._sin = _rotary(model.shape)
+
+    def empty_cache(self, capacity: int) -> Array:
+        """Room for one sequence of up to `capacity` tokens. The system gives the memory page by page as it is filled."""
+        rect = self.place.rect
+        return np.empty((rect.layer1 - rect.layer0, 2, rect.head1 - rect.head0, capacity, self.shape.head_size), np.float32)
+
+    def embed(self, tokens: Sequence[int]) -> Array:
+        """The activations that enter the first layer."""
+        return np.ascontiguousarray(self._embed[list(tokens)].T)
+
+    def layers(self, x: Array, runs: Sequence[Run]) -> Array:
+        """The activations after this rank's layers; the caches of `runs` get the new keys and values."""
+        positions = np.concatenate([np.arange(run.start, run.start + run.count) for run in runs])
+        cos, sin = self._cos[:, positions], self._sin[:, positions]
+        for number, layer in enumerate(self._layers):
+            mixed = self._attend(layer, number, _normed(x, layer.attn_norm, self.shape.epsilon), runs, cos, sin)
+            x = x + self._mates.sum(layer.out @ mixed)
+            gate, up = layer.gate_up @ _normed(x, layer.ffn_norm, self.shape.epsilon)
+            x += self._mates.sum(layer.down @ (_silu(gate) * up))
+        return x
+
+    def logits(self, x: Array, columns: Sequence[int]) -> Optional[Array]:
+        """(len(columns), vocab) for the tokens at those columns, on the stage's first rank; None on its other ranks."""
+        picked = np.ascontiguousarray(x[:, list(columns)])
+        shards = self._mates.gather(self._head @ _normed(picked, self._norm, self.shape.epsilon))
+        return None if shards is None else np.ascontiguousarray(np.concatenate(shards).T)
+
+    def _attend(self, layer: _Layer, number: int, x: Array, runs: Sequence[Run], cos: Array, sin: Array) -> Array:
+        """What attention passes to the output matrix: (query heads * head_size, tokens)."""
+        groups, parts, size, width = layer.qkv.shape
+        tokens = x.shape[1]
+        qkv = (layer.qkv.reshape(-1, width) @ x).reshape(groups, parts, size, tokens)
+        _rotate(qkv[:, :-1], cos, sin)
+        mixed = np.empty((groups, parts - 2, size, tokens), np.float32)
+        for run in runs:
+            columns = slice(run.column, run.column + run.count)
+            keys, values = run.cache[number]
+            total = run.start + run.count
+            keys[:, run.start : total] = qkv[:, -2, :, columns].swapaxes(1, 2)
+            values[:, run.start : total] = qkv[:, -1, :, columns].swapaxes(1, 2)
+            mixed[..., columns] = _attention(qkv[:, :-2, :, columns], keys[:, :total], values[:, :total])
+        return mixed.reshape(-1, tokens)
+
+
+def _attention(query: Array, keys: Array, values: Array) -> Array:
+    """(groups, repeat, head_size, tokens) from a query of that shape and (groups, positions, head_size) keys and values."""
+    groups, repeat, size, tokens = query.shape
+    rows = query.swapaxes(2, 3).reshape(groups, repeat * tokens, size)
+    scores = rows @ keys.swapaxes(1, 2)
+    if tokens > 1:
+        # a token sees the positions up to its own, which are the last `tokens` of all
+        future = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+        scores.reshape(groups, repeat, tokens, -1)[..., -tokens:] += future
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    mixed = scores @ values
+    mixed /= scores.sum(axis=-1, keepdims=True)
+    return mixed.reshape(groups, repeat, tokens, size).swapaxes(2, 3)
+
+
+def _layer(tensors: Mapping[str, Array], number: int, shape: Shape, place: Place) -> _Layer:
+    """A layer's share. Views of the model's tensors, except where query heads of one KV head are divided among ranks."""
+    rect, query, hidden = place.rect, place.query, place.hidden
+    groups = slice(rect.head0, rect.head1)
+    qkv = tensors[f"{number}.qkv"][groups]
+    out = tensors[f"{number}.out"].reshape(shape.width, shape.groups, shape.repeat, shape.head_size)[:, groups]
+    if len(query) < shape.repeat:
+        qkv = np.concatenate([qkv[:, query.start : query.stop], qkv[:, -2:]], axis=1)
+        out = out[:, :, query.start : query.stop]
+    return _Layer(
+        attn_norm=tensors[f"{number}.attn_norm"][:, None],
+        qkv=qkv,
+        out=out.reshape(shape.width, -1),
+        ffn_norm=tensors[f"{number}.ffn_norm"][:, None],
+        gate_up=tensors[f"{number}.gate_up"][:, hidden.start : hidden.stop],
+        down=tensors[f"{number}.down"][:, hidden.start : hidden.stop],
+    )
+
+
+def _normed(x: Array, gain: Array, epsilon: float) -> Array:
+    """Root-mean-square normalisation of every column."""
+    mean = np.add.reduce(x * x, axis=0) / np.float32(x.shape[0])
+    return x * (gain / np.sqrt(mean + np.float32(epsilon)))
+
+
+def _silu(x: Array) -> Array:
+    """x / (1 + exp(-x)); a very negative x gives -0 by way of an infinite divisor."""
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-x))
+
+
+def _rotary(shape: Shape) -> tuple[Array, Array]:
+    """Cosines and sines, (head_size / 2, context)."""
+    frequency = shape.rope_base ** (-2.0 * np.arange(shape.head_size // 2) / shape.head_size)
+    angles = np.outer(frequency, np.arange(shape.context))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _rotate(heads: Array, cos: Array, sin: Array) -> None:
+    """Turn (.., head_size, tokens) in place by each token's position; element i pairs with i + head_size / 2."""
+    half = cos.shape[0]
+    left, right = heads[..., :half, :], heads[..., half:, :]
+    turned = left * cos - right * sin
+    right *= cos
+    right += left * sin
+    left[...] = turned
