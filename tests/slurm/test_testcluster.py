@@ -1,6 +1,6 @@
 """The test cluster is what it says: several hosts, that can fail one by one."""
 
-from conftest import Cluster, wait_for
+from slurm_hosts import Cluster, wait_for
 
 
 def test_every_node_is_a_host_of_its_own(cluster: Cluster) -> None:
