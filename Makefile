@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test check clean
+.PHONY: demo serve test slurm-up slurm-down check clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -15,8 +15,16 @@ serve: $(VENV)/.reference ## the same, and stays up until Ctrl-C
 	@$(BIN)/disagg-launch model pull smollm2-135m
 	@$(BIN)/disagg-launch up $(SPEC)
 
-test: $(VENV)/.dev ## everything that CI runs
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev ## everything that CI runs; where it may (root and apt-get) with a real Slurm, Open MPI and etcd
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python slurm/testcluster/cluster.py install >&2; fi
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+slurm-up: ## a real Slurm cluster on this machine: eval "$$(python3 slurm/testcluster/cluster.py env)" to use it
+	@$(PYTHON) slurm/testcluster/cluster.py install >&2
+	@$(PYTHON) slurm/testcluster/cluster.py up
+
+slurm-down:
+	@$(PYTHON) slurm/testcluster/cluster.py down
 
 check: $(VENV)/.dev ## style, types and the walls between the rooms
 	$(BIN)/ruff check .
