@@ -40,8 +40,8 @@ def there_is(cluster: Cluster) -> str:
     """The nodes and GPUs, and what takes some of them away."""
     terms, total = [], 0
     for region in cluster.regions():
-        many = "any number of" if region.count is None else str(region.count)
-        terms.append(f"{many} nodes x {region.gpus} GPUs" + (f" ({region.name})" if region.name else ""))
+        many = "any number of nodes" if region.count is None else f"{region.count} node{'' if region.count == 1 else 's'}"
+        terms.append(f"{many} x {region.gpus} GPUs" + (f" ({region.name})" if region.name else ""))
         total += (region.count or 0) * region.gpus
     closed = sum(region.gpus for node in cluster.excluded_nodes for region in cluster.regions() if region.holds(node))
     lost = closed + sum(len(set(gpus)) for node, gpus in cluster.excluded_gpus.items() if node not in cluster.excluded_nodes)

@@ -1,0 +1,103 @@
+"""Why everything lies where it lies, what is left over, and what each other policy would cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Iterator, Sequence
+
+from disagg_launch.layouts.bars import bars
+from disagg_launch.layouts.numbers import ranges
+from disagg_launch.place.model import POLICIES, Cluster, Demand, NoRoom, Region
+from disagg_launch.place.pieces import cut
+from disagg_launch.place.planner import cluster_of, demands_of
+from disagg_launch.place.refuse import asked, shape, there_is
+from disagg_launch.place.solve import layout
+from disagg_launch.plan import Instance, Plan
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+
+def explanation(spec: Spec, plan: Plan) -> Iterator[str]:
+    """The lines of `plan --explain`."""
+    demands, cluster = demands_of(spec), cluster_of(spec)
+    yield f"asked: {asked(demands)}"
+    yield f"there is: {there_is(cluster)}"
+    yield f"policy {cluster.policy}: {POLICIES[cluster.policy]}"
+    yield ""
+    reasons = [(one, why(demand, one, cluster, plan)) for demand, one in zip(demands, plan.instances)]
+    for (_, reason), group in groupby(reasons, key=lambda pair: (pair[0].role, pair[1])):
+        ones = [one for one, _ in group]
+        yield f"{_names(ones)} on node {ranges(node for one in ones for node in one.nodes)}: {reason}"
+    yield ""
+    yield from left_over(plan)
+    yield ""
+    yield from other_policies(demands, cluster)
+
+
+def why(demand: Demand, one: Instance, cluster: Cluster, plan: Plan) -> str:
+    """Why an instance takes these nodes, in one sentence."""
+    if demand.nodes or demand.gpus:
+        pins = [f"{word} {ranges(numbers)}" for word, numbers in (("nodes", demand.nodes), ("GPUs", demand.gpus)) if numbers]
+        return f"pinned to {' and '.join(pins)}"
+    region = region_of(cluster, plan, one.nodes[0])
+    gpus, needed, has = region.gpus, len(cut(0, demand, region.gpus)), len(one.nodes)
+    sizes = shape(demand.tp, demand.pp, demand.cp)
+    if has > needed:
+        return (
+            f"{demand.size} GPUs ({sizes}) lie on {has} nodes where {needed} would do: between its stages it fills gaps, which saves a node"
+        )
+    if demand.size <= gpus and has == 1:
+        return f"{demand.size} GPUs ({sizes}) lie whole on a node of {gpus}"
+    if demand.tp > gpus:
+        rest = f", its last {demand.tp % gpus} GPUs stay together" if demand.tp % gpus else ""
+        return f"a tensor-parallel group of {demand.tp} is larger than a node of {gpus}, so it fills whole nodes{rest}: {has} nodes"
+    per_node = gpus // demand.tp
+    return f"{demand.size} GPUs ({sizes}) need {has} nodes: a node of {gpus} takes {per_node} whole tensor-parallel groups of {demand.tp}"
+
+
+def region_of(cluster: Cluster, plan: Plan, node: int) -> Region:
+    """The kind of node that `node` of the plan is."""
+    for group in plan.groups:
+        if group.first_node <= node < group.first_node + group.count:
+            return Region(group.first_node, group.count, group.gpus_per_node, group.name)
+    return cluster.regions()[0]
+
+
+def left_over(plan: Plan) -> Iterator[str]:
+    """The GPUs that no rank has, node by node; nodes with the same GPUs free in one line."""
+    free = {bar.node: ranges(g for run in bar.runs if not run.ranks for g in range(run.first, run.first + run.size)) for bar in bars(plan)}
+    total = sum(run.size for bar in bars(plan) for run in bar.runs if not run.ranks)
+    yield f"left over: {total} GPUs{' (excluded ones too)' if total else ''}"
+    nodes: dict[str, list[int]] = {}
+    for node, gpus in free.items():
+        if gpus:
+            nodes.setdefault(gpus, []).append(node)
+    for gpus, numbers in nodes.items():
+        yield f"  node {ranges(numbers)}: GPUs {gpus}"
+
+
+def other_policies(demands: Sequence[Demand], cluster: Cluster) -> Iterator[str]:
+    """What every policy needs: nodes, and instances that lie on more nodes than they need."""
+    yield "what each policy would take:"
+    for policy in POLICIES:
+        mark = "*" if policy == cluster.policy else " "
+        if policy == "align_domain" and not cluster.domain_nodes:
+            yield f" {mark}{policy:<15} needs cluster.domain_nodes"
+            continue
+        try:
+            made = layout(demands, replace(cluster, policy=policy))
+        except NoRoom as reason:
+            yield f" {mark}{policy:<15} does not fit: {reason}"
+            continue
+        shared = Counter(node for seats in made.seats for node in {seat.node for seat in seats})
+        crossing = sum(len({seat.node for seat in seats}) > 1 for seats in made.seats)
+        sharing = sum(n > 1 for n in shared.values())
+        yield f" {mark}{policy:<15} {made.node_count} nodes, {sharing} of them shared by instances, {crossing} instances on several nodes"
+
+
+def _names(instances: Sequence[Instance]) -> str:
+    first, last = instances[0], instances[-1]
+    return first.name if first is last else f"{first.name}-{last.name}"
