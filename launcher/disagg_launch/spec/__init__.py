@@ -1,6 +1,6 @@
 """The topology file: `load(path)` gives a checked, frozen `Spec`, or raises BadInput with every complaint at its place in the file."""
 
-from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
+from disagg_launch.spec.complaint import ERROR, WARNING, BadTopology, Complaint
 from disagg_launch.spec.load import ROUTER_KEYS, Spec, load, loads
 from disagg_launch.spec.model import (
     Cluster,
@@ -25,6 +25,7 @@ __all__ = [
     "ERROR",
     "ROUTER_KEYS",
     "WARNING",
+    "BadTopology",
     "Cluster",
     "Complaint",
     "DisaggCluster",

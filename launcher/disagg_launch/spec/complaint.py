@@ -6,6 +6,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Iterable, Union
 
+from disagg_launch.errors import BadInput
+
 Path = tuple[Union[str, int], ...]
 ERROR, WARNING = "error", "warning"
 LONGEST_LIST = 12
@@ -28,6 +30,14 @@ class Complaint:
         grade = "" if self.severity == ERROR else f"{self.severity}: "
         subject = f"{self.key}: " if self.key else ""
         return f"{self.file}:{self.line}:{self.column}: {grade}{subject}{self.text}{mark}"
+
+
+class BadTopology(BadInput):
+    """A file that cannot be used; `complaints` are what the message says, errors and warnings in the order of the file."""
+
+    def __init__(self, complaints: Iterable[Complaint]) -> None:
+        self.complaints = tuple(sorted(set(complaints)))
+        super().__init__("\n".join(str(one) for one in self.complaints))
 
 
 def dotted(path: Path) -> str:

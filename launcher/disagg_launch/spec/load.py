@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.spec.checks import check, is_external
-from disagg_launch.spec.complaint import ERROR, Complaint
+from disagg_launch.spec.complaint import ERROR, BadTopology, Complaint
 from disagg_launch.spec.explain import explain
 from disagg_launch.spec.inherit import SECTIONS, inherit
 from disagg_launch.spec.model import Section, Topology
@@ -81,7 +81,7 @@ def loads(text: str, file: str = "topology.yaml") -> Spec:
     """As `load`, from a text; `file` is the name in messages."""
     source, wrong = parse(text, file)
     if not source.values:
-        _refuse(wrong or [source.complaint((), "found an empty map; allowed: a topology, see `disagg-launch schema`")])
+        raise BadTopology(wrong or [source.complaint((), "found an empty map; allowed: a topology, see `disagg-launch schema`")])
     return check_source(source, wrong)
 
 
@@ -97,8 +97,7 @@ def check_source(source: Source, wrong: list[Complaint]) -> Spec:
     complained = {one.key for one in wrong}
     wrong += [one for one in check(topology, source) if one.key not in complained] if topology else []
     if topology is None or any(one.severity == ERROR for one in wrong):
-        _refuse(wrong)
-    assert topology is not None
+        raise BadTopology(wrong)
     return _spec(topology, source, tuple(sorted(set(wrong))))
 
 
@@ -109,11 +108,6 @@ def _spec(topology: Topology, source: Source, warnings: tuple[Complaint, ...]) -
         fields[key] = section.model_copy(update={"env": {**topology.env, **section.env}})
     fields["model"] = topology.model or topology.context_servers.model or topology.generation_servers.model
     return Spec.model_construct(set(fields), **fields, external=is_external(source), warnings=warnings, source=source)
-
-
-def _refuse(wrong: list[Complaint]) -> None:
-    """Raise BadInput with every complaint: errors and warnings together, in the order of the file."""
-    raise BadInput("\n".join(str(one) for one in sorted(set(wrong))))
 
 
 def _validated(values: dict[Any, Any], source: Source) -> tuple[Optional[Topology], list[Complaint]]:

@@ -52,6 +52,21 @@ class Closed(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
+class Quantize(Closed):
+    """A quantised checkpoint to be made before the first start, by the Model Optimizer's hf_ptq.py."""
+
+    role: Literal["context", "generation"] = "generation"
+    """Whose checkpoint: it is written to that section's `model`."""
+    checkpoint: Line
+    """The checkpoint it is made from."""
+    qformat: Name = "fp8"
+    kv_cache_qformat: Name = "none"
+    """The KV cache's precision; it has to be that of the other role."""
+    sparsity_fmt: Name = "dense"
+    calib_size: Size = 512
+    batch_size: Size = 8
+
+
 class Engine(Closed):
     """What runs in a worker."""
 
@@ -61,8 +76,10 @@ class Engine(Closed):
     """The interpreter on the nodes; its engine is used."""
     program: Optional[Line] = None
     """The engine's program on the nodes (trtllm-serve, vllm, ...) if it is not found by name."""
+    version: Optional[Annotated[Word, AfterValidator(_no_control)]] = None
+    """The engine's version on the nodes; with it, what that version cannot do is found before anything starts."""
     launch: Optional[Literal["serve", "llmapi-launch", "mpi-worker"]] = None
-    """TensorRT-LLM's form of start; left out: chosen from the backend."""
+    """TensorRT-LLM's form of start; left out: llmapi-launch with a map `slurm` or an instance on several nodes, else serve."""
     args: Command = ()
     """Further arguments, put at the end of every worker's command."""
     command: Optional[Command] = None
@@ -71,6 +88,10 @@ class Engine(Closed):
     """The path that answers 200 when a worker is ready."""
     tasks: Optional[Literal["rank", "node", "instance"]] = None
     """With `name: command`: one process per rank, per node of an instance, or per instance."""
+    rendezvous: Literal["builtin", "ray"] = "builtin"
+    """How the nodes of one vLLM instance meet: by themselves, or through `ray symmetric-run`."""
+    quantize: Optional[Quantize] = None
+    """Mixed precision with TensorRT-LLM: how the quantised checkpoint is made."""
     metadata_server: bool = False
     """Start workers with `--metadata_server_config_file` (needs the map `metadata_server`)."""
 

@@ -1,0 +1,75 @@
+"""`lint`, `schema` and `import`: what can be said about a file before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Optional
+
+import click
+
+from disagg_launch.errors import BadInput, DoesNotFit
+
+if TYPE_CHECKING:
+    from disagg_launch.plan import Plan
+    from disagg_launch.spec import Complaint, Spec
+
+
+@click.command()
+@click.argument("spec", required=False)
+@click.option("--explain", metavar="NUMBER", help="Print what a rule is about, and its fix, instead.")
+@click.option("--table", is_flag=True, help="Print the table of all rules (Markdown) instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of complaints.")
+def lint(spec: Optional[str], explain: Optional[str], table: bool, as_json: bool) -> None:
+    """Say what is wrong in SPEC before anything is submitted; nothing is printed if nothing is. Exit 2 if there are errors."""
+    from disagg_launch import lint as rules
+
+    if table or explain:
+        if explain and explain not in rules.RULES:
+            raise click.BadParameter(f"there is no rule {explain}; the rules are {', '.join(rules.RULES)}", param_hint="--explain")
+        click.echo(rules.table() if table else rules.explain(str(explain)), nl=False)
+        return
+    if spec is None:
+        raise click.MissingParameter(param_hint="SPEC", param_type="argument")
+    complaints, refusal = _complaints(spec)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in complaints], indent=1))
+    else:
+        for one in complaints:
+            click.echo(str(one))
+    if refusal:
+        raise refusal
+    if any(one.severity == "error" for one in complaints):
+        raise click.exceptions.Exit(BadInput.exit_code)
+
+
+def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]:
+    """Everything that is wrong with a file, and the planner's refusal if it does not fit."""
+    from disagg_launch import lint as rules
+    from disagg_launch.spec import BadTopology, load
+
+    try:
+        spec = load(path)
+    except BadTopology as bad:
+        return bad.complaints, None
+    plan, refusal = _planned(spec)
+    return tuple(sorted({*spec.warnings, *rules.check(spec, plan)})), refusal
+
+
+def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:
+    from disagg_launch.place import place
+
+    if spec.external:
+        return None, None
+    try:
+        return place(spec), None
+    except DoesNotFit as refusal:
+        return None, refusal
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of the topology file, for editors (`disagg-launch schema > topology.schema.json`)."""
+    from disagg_launch.spec.schema import schema_text
+
+    click.echo(schema_text(), nl=False)

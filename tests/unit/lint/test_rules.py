@@ -1,0 +1,99 @@
+"""Each rule has a file that triggers it and nothing else, and one that triggers nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from disagg_launch import lint, spec
+from disagg_launch.lint.rule import read_document
+from disagg_launch.lint.rules.running import minutes
+from disagg_launch.place import place
+
+HERE = pathlib.Path(__file__).parent
+DOCS = HERE.parents[2] / "docs" / "lint.md"
+
+
+def document(model: str, name: str) -> dict:
+    return read_document(str(HERE / model), name)
+
+
+def complaints(path: pathlib.Path) -> tuple[spec.Complaint, ...]:
+    loaded = spec.load(path)
+    return lint.check(loaded, None if loaded.external else place(loaded), document)
+
+
+@pytest.mark.parametrize("number", lint.RULES)
+def test_bad_file_triggers_the_rule_alone(number):
+    found = complaints(HERE / "cases" / f"{number}-bad.yaml")
+    assert {one.number for one in found} == {number}
+    assert all(one.severity == lint.RULES[number].severity and one.line >= 1 and str(one).endswith(f"[{number}]") for one in found)
+
+
+@pytest.mark.parametrize("number", lint.RULES)
+def test_good_file_triggers_nothing(number):
+    assert complaints(HERE / "cases" / f"{number}-good.yaml") == ()
+
+
+def test_every_case_belongs_to_a_rule():
+    assert {path.name for path in (HERE / "cases").iterdir()} == {f"{n}-{kind}.yaml" for n in lint.RULES for kind in ("bad", "good")}
+
+
+def test_complaint_points_at_the_inherited_key(tmp_path):
+    text = "engine: {name: reference}\nmodel: m\nkv_cache_config: {dtype: fp8}\ncontext_servers:\n  kv_cache_config: {dtype: fp8}\n"
+    text += "generation_servers:\ncache_transceiver_config: {backend: UCX, max_tokens_in_buffer: 10}\nmax_seq_len: 100\n"
+    found = lint.check(spec.loads(text, "t.yaml"))
+    assert [str(one).split(": ")[:3] for one in found] == [["t.yaml:7:64", "warning", "cache_transceiver_config.max_tokens_in_buffer"]]
+
+
+def test_rule_is_quiet_when_the_file_says_so():
+    text = (HERE / "cases" / "DL003-bad.yaml").read_text()
+    assert lint.check(spec.loads(text + "lint: {ignore: [DL003]}\n")) == ()
+    unknown = lint.check(spec.loads(text + "lint: {ignore: [DL003, DL999]}\n", "t.yaml"))
+    assert [(one.severity, one.line, one.key) for one in unknown] == [("warning", 6, "lint.ignore[1]")]
+
+
+def test_plan_with_too_few_ranks_is_an_error():
+    loaded = spec.load(HERE / "cases" / "DL001-good.yaml")
+    plan = place(loaded)
+    cut = dataclasses.replace(plan, ranks=plan.ranks[:-1])
+    assert {one.number for one in lint.check(loaded, cut)} == {"DL001"}
+
+
+def test_plan_with_a_port_twice_on_a_node_is_an_error():
+    loaded = spec.load(HERE / "cases" / "DL001-good.yaml")
+    plan = place(loaded)
+    clash = dataclasses.replace(plan, instances=tuple(dataclasses.replace(one, port=8001) for one in plan.instances))
+    found = lint.check(loaded, clash)
+    assert [(one.number, one.text) for one in found] == [
+        ("DL002", "port 8001 on node 0 is for ctx0 and for ctx1"),
+        ("DL002", "port 8001 on node 0 is for ctx1 and for gen0"),
+    ]
+
+
+def test_running_servers_are_not_asked_how_they_were_started():
+    text = "backend: pytorch\ncontext_servers: {urls: ['a:1']}\ngeneration_servers: {urls: ['localhost:8000']}\n"
+    assert {one.number for one in lint.check(spec.loads(text))} == {"DL002"}
+
+
+@pytest.mark.parametrize(
+    ("time", "wanted"), [("90", 90), ("5:00", 5), ("1:30:00", 90), ("2-00", 2880), ("1-01:30", 1530), ("1-00:00:30", 1440.5)]
+)
+def test_slurm_times_in_minutes(time, wanted):
+    assert minutes(time) == wanted
+
+
+def test_unreadable_times_are_no_limit():
+    assert minutes("UNLIMITED") == float("inf")
+
+
+def test_documented_rules_are_the_rules():
+    assert DOCS.read_text(encoding="utf-8") == lint.table()
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "\xff"])
+def test_broken_model_files_are_no_model_files(tmp_path, content):
+    (tmp_path / "config.json").write_text(content, encoding="latin-1")
+    assert read_document(str(tmp_path), "config.json") == {}
