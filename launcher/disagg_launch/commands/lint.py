@@ -53,7 +53,7 @@ def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]
     except BadTopology as bad:
         return bad.complaints, None
     plan, refusal = _planned(spec)
-    return tuple(sorted({*spec.warnings, *rules.check(spec, plan)})), refusal
+    return rules.check(spec, plan), refusal
 
 
 def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:

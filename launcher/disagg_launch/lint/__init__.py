@@ -24,7 +24,10 @@ RULES: dict[str, Rule] = {
 
 
 def check(spec: Spec, plan: Optional[Plan] = None, document: Callable[[str, str], dict[str, Any]] = read_document) -> tuple[Complaint, ...]:
-    """What the rules say, in the order of the file; without a plan only the rules that need none. `document` reads a model's JSON files."""
+    """What the rules say, and what loading warned of, in the order of the file; without a plan only the rules that need none.
+
+    `document` reads a JSON file from a model's directory.
+    """
     case = Case(spec, plan, document)
     ignored = set(spec.lint.ignore)
     found = [complaint for one in RULES.values() if one.number not in ignored for complaint in one.check(case)]
@@ -32,7 +35,7 @@ def check(spec: Spec, plan: Optional[Plan] = None, document: Callable[[str, str]
         if number not in RULES:
             text = f"there is no rule {number}{did_you_mean(number, RULES)}"
             found.append(spec.source.complaint(("lint", "ignore", i), text, severity=WARNING))
-    return tuple(sorted(set(found)))
+    return tuple(sorted({*spec.warnings, *found}))
 
 
 def table() -> str:

@@ -314,6 +314,8 @@ class Section(Closed):
     tensor_parallel_size: Size = 1
     pipeline_parallel_size: Size = 1
     context_parallel_size: Size = 1
+    data_parallel_size: Size = 1
+    """Replicas inside one instance, each with its own TP x PP x CP ranks (vLLM, SGLang)."""
     router: dict[str, Any] = Field(default_factory=dict)
     """How the front door chooses among these servers: {type: round_robin}"""
     urls: Many[Url] = ()
@@ -328,7 +330,7 @@ class Section(Closed):
     @property
     def size(self) -> int:
         """Ranks of one instance."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size * self.data_parallel_size
 
     @property
     def engine_keys(self) -> dict[str, Any]:

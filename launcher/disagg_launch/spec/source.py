@@ -26,10 +26,11 @@ _Pair = tuple[yaml.Node, yaml.Node]
 class Source:
     """A parsed file. `values` is its top-level map; `keys` and `places` map a key path to (line, column), both from 1.
 
-    `texts` holds each scalar as it was written, for values that must be carried exactly.
+    `texts` holds each scalar as it was written, for values that must be carried exactly; `text` is the whole file.
     """
 
     file: str
+    text: str = ""
     values: dict[Any, Any] = field(default_factory=dict)
     keys: dict[Path, Position] = field(default_factory=dict)
     places: dict[Path, Position] = field(default_factory=lambda: {(): (1, 1)})
@@ -65,7 +66,7 @@ class Source:
 
 def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
     """The file's values and places, and what is wrong with it as YAML. Time and memory are bounded whatever the text is."""
-    source = Source(file)
+    source = Source(file, text)
     if len(text) > MOST_BYTES:
         return source, [Complaint(file, 1, 1, "", f"found a file of {len(text)} characters; allowed: {MOST_BYTES}")]
     try:
