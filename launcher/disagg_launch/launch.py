@@ -20,7 +20,8 @@ WHATS = (
 
 @dataclass(frozen=True)
 class Ref:
-    """A value known at bind time: `what` (one of WHATS) of instance `of`; `of` "" is the reader's own instance, "router" the router.
+    """A value known at bind time: `what` (one of WHATS) of instance `of`; `of` "" is the reader's own instance, "router" the router,
+    "@3" node 3 (which has a host only).
 
     host: name other nodes reach the instance's first node by. url: "host:port". gpus: comma list of this task's visible ids.
     rank, instance_rank, tp_rank, pp_rank, node_rank, local_rank: of the task that reads it. run: absolute run folder.
@@ -40,7 +41,10 @@ class Worker:
 
     `visible`: which GPUs a task sees: its own ("rank"), or all of the instance's on that node ("node").
     `environ` is set, `unset` (names, or prefixes ending in "*") removed first. `health` is the path probed on the instance's port.
-    `in_process` "module:function" instead of exec: called as function(argv, comm) with the instance's communicator.
+    `in_process` "module:function" is called, where a launcher makes an MPI world, instead of exec: as function(arguments, comm) with the
+    instance's communicator; `argv` is then (interpreter, "-m", module, *arguments).
+    `followers`: further words for every task but the instance's first.
+    `world`: which ranks the engine wants to find in its MPI world: the "instance"'s own, all of the "plan", or "" (it does not look).
     """
 
     instance: str
@@ -52,6 +56,8 @@ class Worker:
     gpus: bool = True
     health: str = "/health"
     in_process: str = ""
+    followers: tuple[Text, ...] = ()
+    world: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,12 @@ class Start:
     instances: tuple[str, ...]
     argv: tuple[str, ...]
     stop: tuple[str, ...] = ()
+    launcher: str = "local"
 
 
 @dataclass(frozen=True)
 class Router:
-    """The front door: started once on node `node`, when every instance is ready."""
+    """The front door: started once on node `node`, when every instance is ready. `stop` as in Start."""
 
     argv: tuple[Text, ...]
     environ: Mapping[str, Text] = field(default_factory=dict)
@@ -79,6 +86,7 @@ class Router:
     port: int = 8000
     health: str = "/health"
     node: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,17 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Policy:
-    """What to do when a worker dies after ready: "stop" or "restart" (its own step only), with `max_restarts` per instance."""
+    """What to do when a worker dies after ready: "stop" or "restart" (its own step only), with `max_restarts` per instance.
+
+    A worker on another node that has not heard of its gateway for `fence_s` seconds ends itself, so that a lost one can never
+    live beside its replacement.
+    """
 
     on_failure: str = "stop"
     max_restarts: int = 3
     backoff_s: float = 1.0
     grace_s: float = 10.0
+    fence_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +149,8 @@ def from_json(text: str) -> Launch:
         digest=raw["digest"],
         backend=raw["backend"],
         starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop")}}) for s in raw["starts"]),
-        workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"])}) for w in raw["workers"]),
-        router=Router(**_texts(raw["router"])),
+        workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"]), "followers": _words(w["followers"])}) for w in raw["workers"]),
+        router=Router(**{**_texts(raw["router"]), "stop": tuple(raw["router"]["stop"])}),
         files={k: _text(v) for k, v in raw["files"].items()},
         readiness=Readiness(**raw["readiness"]),
         policy=Policy(**raw["policy"]),
@@ -158,7 +171,11 @@ def _plain(value: Any) -> Any:
 
 
 def _texts(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**raw, "argv": tuple(_text(a) for a in raw["argv"]), "environ": {k: _text(v) for k, v in raw["environ"].items()}}
+    return {**raw, "argv": _words(raw["argv"]), "environ": {k: _text(v) for k, v in raw["environ"].items()}}
+
+
+def _words(raw: Any) -> tuple[Text, ...]:
+    return tuple(_text(one) for one in raw)
 
 
 def _text(raw: Any) -> Text:

@@ -1,0 +1,104 @@
+"""What people and programs see of a run: progress on standard error, state/status.json, state/verdict.json, logs/gateway.log."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from typing import Any, Dict, List, Sequence
+
+from disagg_launch.runtime.folder import write_private
+from disagg_launch.runtime.readiness import HEALTHY, STAGES, Observation, describe
+from disagg_launch.runtime.record import timestamp
+
+PAINT_S = 0.1
+SAVE_S = 0.5
+MANY = 24
+"""More instances than this are shown as counts, with the first few that are not ready by name."""
+MARKS = dict(zip(STAGES, ("....", "=...", "==..", "===.", "====")))
+
+
+class Board:
+    """Shows and saves what changed, not more often than an eye or a disk likes."""
+
+    def __init__(self, run: str, quiet: bool) -> None:
+        self.run = run
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._log = open(os.path.join(run, "logs", "gateway.log"), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._shown: Dict[str, str] = {}
+        self._painted_lines = 0
+        self._painted_at = self._saved_at = 0.0
+        self._began = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """One event: a line in logs/gateway.log, and on standard error."""
+        self._log.write(f"{timestamp()} {text}\n")
+        self._say(text)
+
+    def ready(self, url: str) -> None:
+        """The one line on standard output, which programs wait for."""
+        self._log.write(f"{timestamp()} ready: {url}\n")
+        with contextlib.suppress(OSError):
+            print(f"ready: {url}", flush=True)
+
+    def progress(self, observations: Sequence[Observation], final: bool = False) -> None:
+        """The stage of every instance: redrawn in place on a terminal, otherwise one line per change."""
+        now = time.monotonic()
+        if not final and now - self._painted_at < PAINT_S:
+            return
+        self._painted_at = now
+        if self._live and not self._quiet:
+            self._paint(self._summary(observations) if len(observations) > MANY else [_line(one) for one in observations])
+        elif len(observations) > MANY:
+            self._changed("", self._summary(observations)[0])
+        else:
+            for one in observations:
+                self._changed(one.instance, one.stage)
+
+    def save(self, status: Dict[str, Any], final: bool = False) -> None:
+        """state/status.json, at most every SAVE_S unless it is `final`."""
+        now = time.monotonic()
+        if final or now - self._saved_at >= SAVE_S:
+            self._saved_at = now
+            write_private(os.path.join(self.run, "state", "status.json"), json.dumps({**status, "written": timestamp()}, indent=1) + "\n")
+
+    def close(self) -> None:
+        """The last line has been said."""
+        self._log.close()
+
+    def _changed(self, name: str, text: str) -> None:
+        if self._shown.get(name) != text:
+            self._shown[name] = text
+            self._say(f"{self._elapsed()} {name + ': ' if name else ''}{text}")
+
+    def _summary(self, observations: Sequence[Observation]) -> List[str]:
+        counts = collections.Counter(one.stage for one in observations)
+        head = f"{len(observations)} instances: " + ", ".join(f"{counts[s]} {s}" for s in STAGES if counts[s])
+        late = [_line(one) for one in observations if one.stage != HEALTHY]
+        return [head, *late[: MANY // 2]]
+
+    def _paint(self, lines: List[str]) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        up = f"\x1b[{self._painted_lines}F\x1b[J" if self._painted_lines else ""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(up + "".join(f"{self._elapsed()} {line}"[:width] + "\n" for line in lines))
+            sys.stderr.flush()
+        self._painted_lines = len(lines)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            with contextlib.suppress(OSError):  # whoever read our standard error may have left; the run goes on
+                print(text, file=sys.stderr, flush=True)
+            self._painted_lines = 0
+
+    def _elapsed(self) -> str:
+        return f"{time.monotonic() - self._began:6.1f} s"
+
+
+def _line(one: Observation) -> str:
+    return f"[{MARKS[one.stage]}] {describe(one)}"

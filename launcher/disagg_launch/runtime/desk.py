@@ -1,0 +1,79 @@
+"""The gateway's reception: one TCP port for ranks' reports, workers' leases and the control commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from typing import Any, Callable, Dict, Set
+
+from disagg_launch.runtime import wire
+
+HELLO_S = 10.0
+BEATS_PER_FENCE = 5
+
+Message = Dict[str, Any]
+
+
+class Desk:
+    """Answers one message per connection with `answer(message, peer)`; a message of kind "lease" keeps its connection.
+
+    Over a lease the gateway sends {"beat": n} and hears it back. `lost(message)` is called when a lease was silent for `fence_s`.
+    """
+
+    def __init__(self, token: bytes, answer: Callable[[Message, str], Message], lost: Callable[[Message], None], fence_s: float) -> None:
+        self._token = token
+        self._answer = answer
+        self._lost = lost
+        self._fence_s = fence_s
+        self._leases: Set[asyncio.StreamWriter] = set()
+        self._server: asyncio.AbstractServer
+
+    async def open(self, host: str) -> int:
+        """Listen on a free port of `host`; the port."""
+        self._server = await asyncio.start_server(self._serve, host, 0, limit=wire.LINE_LIMIT, backlog=4096)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Take nobody in any more, and let the leases end: their holders see it at once."""
+        self._server.close()
+        for writer in self._leases:
+            writer.close()
+
+    def tell_leases(self, message: Message) -> None:
+        """Send something to every lease holder."""
+        for writer in self._leases:
+            writer.write(wire.line(message))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonce = secrets.token_hex(16)
+        with contextlib.suppress(OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+            writer.write(wire.line({"nonce": nonce}))
+            text = await asyncio.wait_for(reader.readline(), HELLO_S)
+            message = wire.opened(self._token, nonce, text)
+            answer = self._answer(message, writer.get_extra_info("peername")[0])
+            writer.write(wire.line(answer))
+            if message.get("kind") == "lease" and "refused" not in answer:
+                await self._hold(message, reader, writer)
+            await writer.drain()
+        writer.close()
+
+    async def _hold(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._leases.add(writer)
+        beats = asyncio.ensure_future(self._beat(writer))
+        try:
+            while await asyncio.wait_for(reader.readline(), self._fence_s):
+                pass
+        except asyncio.TimeoutError:
+            self._lost(message)
+        finally:
+            beats.cancel()
+            self._leases.discard(writer)
+
+    async def _beat(self, writer: asyncio.StreamWriter) -> None:
+        number = 0
+        while True:
+            writer.write(wire.line({"beat": number}))
+            number += 1
+            await asyncio.sleep(self._fence_s / BEATS_PER_FENCE)

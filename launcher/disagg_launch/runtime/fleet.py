@@ -1,0 +1,225 @@
+"""The gateway's hands: start a step or the router, write down what they say and how they end, stop them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
+
+from disagg_launch import launch as launches
+from disagg_launch.errors import BackendRefused, WorkerDied
+from disagg_launch.launch import Launch, Start
+from disagg_launch.plan import Plan
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import processes, record, supervise
+from disagg_launch.runtime.binding import Binding, Reader
+from disagg_launch.runtime.launchers import label_of
+from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.supervise import Child, Nursery
+from disagg_launch.runtime.tasks import tasks_of
+
+ROUTER = "router"
+GONE_S = 0.7
+"""How long after a rank's end its step may take to end too and tell the exit code."""
+
+
+class Fleet:
+    """Every process of the run and what is known of it. `changed` is called whenever a record has changed."""
+
+    def __init__(self, run: str, plan: Plan, launch: Launch, binding: Binding, changed: Callable[[str], None]) -> None:
+        self.run, self.plan, self.launch, self.binding = run, plan, launch, binding
+        self._changed = changed
+        self.records = {i.name: record.of_instance(plan, i, binding.addresses[i.nodes[0]]) for i in plan.instances}
+        host = bindings.router_host(launch, binding)
+        self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, launch.router.port, "logs/router.log")
+        self.rank_record = {r.rank: self.records[r.instance] for r in plan.ranks}
+        self.nursery = Nursery()
+        self.children: Dict[str, Child] = {}
+        self.stopping = False
+        self.spared: Set[int] = set()
+        self._gone: Dict[str, List[int]] = {}
+
+    def now_s(self) -> float:
+        """The gateway's clock."""
+        return asyncio.get_running_loop().time()
+
+    def step_of(self, instance: str) -> Start:
+        """The step that holds an instance."""
+        return next(s for s in self.launch.starts if instance in s.instances)
+
+    async def start_step(self, start: Start, environ: Mapping[str, str]) -> None:
+        """One step begins. BackendRefused if its program cannot be run."""
+        for name in start.instances:
+            self.records[name].begin(self.run, self.plan.digest)
+        self._gone[start.step] = []
+        child = await self.nursery.start(start.step, start.argv, self.run, environ, self._hearer(start))
+        self.children[start.step] = child
+        child.watcher = asyncio.ensure_future(self._await_step(start, child))
+
+    async def start_router(self, environ: Mapping[str, str]) -> None:
+        """The front door begins. BackendRefused if its program cannot be run."""
+
+        def bound(text: launches.Text) -> str:
+            return launches.bind(text, lambda ref: bindings.value_of(ref, self.plan, self.launch, self.binding, self.run, Reader()))
+
+        def hear(text: str) -> None:
+            self.router.hear(0, text)
+
+        self.router.begin(self.run, self.plan.digest)
+        own = {name: bound(text) for name, text in self.launch.router.environ.items()}
+        argv = [bound(word) for word in self.launch.router.argv]
+        child = await self.nursery.start(ROUTER, argv, self.run, {**environ, **own}, hear)
+        self.children[ROUTER] = child
+        child.watcher = asyncio.ensure_future(self._await_router(child))
+
+    def watch_rank(self, rank: int, pid: int) -> None:
+        """Notice the end of a process of this machine that is not our child: which rank of a world went first, only its pid can tell."""
+        step = self.step_of(self.rank_record[rank].name).step
+        child = self.children.get(step)
+        if child is None or child.pid == pid:
+            return
+        with contextlib.suppress(OSError, AttributeError):  # no pidfd before Linux 5.3: then the step's own end has to do
+            descriptor = os.pidfd_open(pid)
+            asyncio.get_running_loop().add_reader(descriptor, self._rank_gone, step, child, rank, descriptor)
+
+    def _rank_gone(self, step: str, child: Child, rank: int, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        if self.children.get(step) is child and not self.stopping:
+            self._gone[step].append(rank)
+            loop.call_later(GONE_S, self._step_ended, step, child, "its process is gone")
+
+    def _hearer(self, start: Start) -> Callable[[str], None]:
+        tasks = tasks_of(self.plan, start, self.launch.workers)
+        label = label_of(start.launcher)
+
+        def hear(text: str) -> None:
+            mark = label.match(text)
+            number = int(mark.group(1)) if mark else 0
+            if mark and number < len(tasks):
+                row = tasks[number].row
+                self.records[row.instance].hear(row.instance_rank, text[mark.end() :])
+                self._changed(row.instance)
+            else:
+                # a line without a mark is the launcher's own word, unless there is only one who could have said it
+                self.records[start.instances[0]].hear(0 if len(tasks) == 1 else "-", text)
+                self._changed(start.instances[0])
+
+        return hear
+
+    async def _await_step(self, start: Start, child: Child) -> None:
+        status = await child.settled()
+        self._step_ended(start.step, child, supervise.said(status))
+
+    def _step_ended(self, step: str, child: Child, how: str) -> None:
+        """Write the end into the records of all its instances: the rank that went first is blamed, the others follow."""
+        if self.stopping or self.children.get(step) is not child:
+            return
+        start = next(s for s in self.launch.starts if s.step == step)
+        tasks = tasks_of(self.plan, start, self.launch.workers)
+        only = tasks[0].row.rank if len(tasks) == 1 else None
+        first = next(iter(self._gone[step]), only)
+        refused = next((self.records[n] for n in start.instances if self.records[n].refusal), None)
+        blamed = refused or (self.rank_record[first] if first is not None else None)
+        now = self.now_s()
+        for name in start.instances:
+            one = self.records[name]
+            if one is blamed or blamed is None:
+                one.end(self._sentence(one, first, how), now, _code(one))
+            else:
+                one.end(f"step {step} ended with {blamed.name}", now + 1)
+            self._changed(name)
+
+    def _sentence(self, one: Record, rank: Optional[int], how: str) -> str:
+        if one.refusal:
+            return f"refused: {one.refusal}"
+        if rank is None or self.rank_record[rank] is not one:
+            return how
+        host = one.reports.get(rank, {}).get("host") or self.binding.hosts[self.plan.ranks[rank].node]
+        return f"rank {self.plan.ranks[rank].instance_rank} on {host}: {how}"
+
+    async def _await_router(self, child: Child) -> None:
+        status = await child.settled()
+        if self.children.get(ROUTER) is child and not self.stopping:
+            self.router.end(supervise.said(status), self.now_s())
+            self._changed(ROUTER)
+
+    # ---- stopping ---------------------------------------------------------------------------------------------------------
+
+    async def stop(self, environ: Mapping[str, str], hasten: asyncio.Event, tell_remote: Callable[[], None]) -> None:
+        """Everything ends: the router first, so that it can finish what it has in hand, then the workers. Bounded by twice the grace."""
+        self.stopping = True
+        grace_s = self.launch.policy.grace_s
+        if ROUTER in self.children:
+            await self._end_router(self.children[ROUTER], environ, hasten)
+        tell_remote()
+
+        async def politely() -> None:
+            for start in self.launch.starts:
+                await self._ask_to_end(start, environ)
+
+        await supervise.end(self._everyone, politely, grace_s, hasten)
+
+    async def end_step(self, start: Start, environ: Mapping[str, str], hasten: asyncio.Event) -> None:
+        """What is left of one step ends, grandchildren too; for a restart."""
+        child = self.children.pop(start.step, None)
+        if child is None:
+            return
+        life = environ[processes.LIFE]
+
+        def left() -> Set[int]:
+            marks = [processes.marked([(processes.LIFE, life), ("DISAGG_INSTANCE", name)]) for name in start.instances]
+            return set().union(*marks) | ({child.pid} if child.alive else set())
+
+        async def politely() -> None:
+            processes.send(left() - {child.pid} if start.stop else left(), signal.SIGTERM)
+            await self._run_stop(start.stop, environ)
+
+        await supervise.end(left, politely, self.launch.policy.grace_s, hasten)
+
+    async def _ask_to_end(self, start: Start, environ: Mapping[str, str]) -> None:
+        child = self.children.get(start.step)
+        if child is None or not child.alive:
+            return
+        if start.stop:
+            await self._run_stop(start.stop, environ)
+            return
+        # A signal to an mpirun makes it kill its ranks after a moment; a signal to each rank lets them end as they like
+        ranks = [report["pid"] for name in start.instances for report in self.records[name].reports.values()]
+        here = processes.descendants(child.pid) & set(ranks)
+        processes.send(here if len(here) == len(set(ranks)) > 0 else {child.pid}, signal.SIGTERM)
+
+    async def _run_stop(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        """Run a start's own way to end in order, if it has one; it works beside us, and what it does not end is killed later."""
+        if argv:
+            with contextlib.suppress(BackendRefused):
+                await self.nursery.start("stop", argv, self.run, environ, lambda _: None)
+
+    async def _end_router(self, child: Child, environ: Mapping[str, str], hasten: asyncio.Event) -> None:
+        async def politely() -> None:
+            if self.launch.router.stop:
+                await self._run_stop(self.launch.router.stop, environ)
+            elif child.alive:
+                processes.send({child.pid}, signal.SIGTERM)
+
+        def left() -> Set[int]:
+            session = {pid for pid, p in processes.table().items() if p.session == child.pid and not p.zombie}
+            return session | ({child.pid} if child.alive else set())
+
+        await supervise.end(left, politely, self.launch.policy.grace_s, hasten)
+
+    def _everyone(self) -> Set[int]:
+        return processes.descendants(os.getpid()) - self.spared
+
+    def close(self) -> None:
+        """Close every log."""
+        for one in (*self.records.values(), self.router):
+            one.close()
+
+
+def _code(one: Record) -> int:
+    """The exit status a death deserves: a missing program is the backend's refusal, anything else a dead worker."""
+    return BackendRefused.exit_code if one.refusal and one.refusal_code == BackendRefused.exit_code else WorkerDied.exit_code

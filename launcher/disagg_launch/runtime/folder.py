@@ -1,0 +1,90 @@
+"""The gateway's side of the run folder: the lock, the secret, late-bound files, and the warden who cleans up if the gateway is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import IO, Any, Dict
+
+from disagg_launch import launch as launches
+from disagg_launch.errors import BackendRefused, BadInput
+from disagg_launch.launch import Launch
+from disagg_launch.plan import Plan
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import processes, wire
+from disagg_launch.runtime.binding import Binding, Reader
+
+
+def claim(run: str) -> IO[str]:
+    """The open lock file of the run; one gateway at a time. Makes state/ (0700) and logs/. BackendRefused if another has it."""
+    if not os.path.exists(os.path.join(run, "launch.json")):
+        raise BadInput(f"{run} is no run folder (it has no launch.json): render one with `disagg-launch render`")
+    os.makedirs(os.path.join(run, "logs"), exist_ok=True)
+    os.makedirs(os.path.join(run, "state"), mode=0o700, exist_ok=True)
+    os.chmod(os.path.join(run, "state"), 0o700)
+    lock = open(os.path.join(run, "state", "lock"), "a+", encoding="utf-8")  # noqa: SIM115  (held as long as the gateway lives)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise BackendRefused(f"{run} is up already: stop it with `disagg-launch down {run}`") from None
+    return lock
+
+
+def write_private(path: str, text: str, mode: int = 0o600) -> None:
+    """Put a file in place all at once, readable by its owner only."""
+    fresh = f"{path}.new"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(fresh, path)
+
+
+def write_state(run: str, token: str, address: str) -> None:
+    """state/token and state/gateway.json: how commands on this or another node find this gateway."""
+    write_private(wire.token_path(run), token + "\n")
+    write_private(
+        os.path.join(run, "state", "gateway.json"),
+        json.dumps({"address": address, "pid": os.getpid(), "host": socket.gethostname()}) + "\n",
+    )
+
+
+def write_bound(run: str, plan: Plan, launch: Launch, binding: Binding) -> None:
+    """binding.json and every late-bound file, now that hosts are known."""
+    with open(os.path.join(run, "binding.json"), "w", encoding="utf-8") as file:
+        file.write(bindings.to_json(binding))
+    for path, text in launch.files.items():
+        whole = os.path.join(run, path)
+        os.makedirs(os.path.dirname(whole), exist_ok=True)
+        bound = launches.bind(text, lambda ref: bindings.value_of(ref, plan, launch, binding, run, Reader()))
+        # engines' and routers' files may hold keys; whoever reads them runs as the same user
+        write_private(whole, bound, 0o700 if path.endswith(".sh") else 0o600)
+
+
+def post_warden(life: str, grace_s: float) -> subprocess.Popen[bytes]:
+    """A process that waits for the end of the gateway, however it comes, and then ends whatever carries the mark of its life."""
+    argv = [*processes.own_command(), "warden", f"--life={life}", f"--grace-s={grace_s}"]
+    environ = {k: v for k, v in os.environ.items() if k != processes.LIFE}
+    quiet = subprocess.DEVNULL
+    # the pipe to its standard input closes when the gateway ends; its own session keeps Ctrl-C away
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True, env=environ)
+
+
+def warden(life: str, grace_s: float) -> None:
+    """What that process does."""
+    while sys.stdin.buffer.read(1):
+        pass
+    processes.end(lambda: processes.marked([(processes.LIFE, life)]), grace_s)
+
+
+def call(run: str, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:
+    """The running gateway's answer to a control message. BackendRefused if there is no gateway to answer."""
+    try:
+        with open(os.path.join(run, "state", "gateway.json"), encoding="utf-8") as file:
+            address = json.load(file)["address"]
+        return wire.ask(address, wire.read_token(run), message, timeout_s)
+    except (OSError, ValueError, KeyError) as problem:
+        raise BackendRefused(f"{run} is not up: no gateway answers ({problem})") from None

@@ -1,0 +1,321 @@
+"""The gateway: starts the steps, waits until every instance is really ready, opens the router once, watches, and stops all in order.
+
+One asyncio loop; nothing runs per worker but a pipe, a probe and a record. What to do is decided by `readiness.judge` and the policy
+of launch.json; `fleet` does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import secrets
+import signal
+import socket
+import subprocess
+from typing import Any, Coroutine, Dict, List, Optional, Sequence, Set
+
+from disagg_launch.errors import BackendRefused, RankRefused
+from disagg_launch.launch import Launch
+from disagg_launch.plan import Plan
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import bootstrap, causes, folder, probe, processes
+from disagg_launch.runtime.binding import Binding
+from disagg_launch.runtime.board import Board
+from disagg_launch.runtime.desk import Desk
+from disagg_launch.runtime.fleet import ROUTER, Fleet
+from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
+from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.reports import Reports
+
+STOPPED = "stopped"
+TICK_S = 0.5
+CALM_S = 0.01
+"""Judgements are at least this far apart, so that a burst of events is judged once."""
+PROBES_PER_S = 500
+"""All instances together are not probed more often than this."""
+NUDGE_S = 0.05
+"""A line in an instance's log may bring its next probe forward, to this long after the last."""
+AT_REST = 4
+"""Once ready, probes are this many times rarer."""
+
+
+class Gateway:
+    """One life of one deployment. `serve` is the whole of it."""
+
+    def __init__(self, run: str, plan: Plan, launch: Launch, binding: Binding, listen: str, board: Board) -> None:
+        self.run, self.plan, self.launch, self.binding, self.listen, self.board = run, plan, launch, binding, listen, board
+        self.fleet = Fleet(run, plan, launch, binding, self._changed)
+        self.token = secrets.token_hex(32)
+        self.life = secrets.token_hex(8)
+        self.state = "starting"
+        self.signals: List[int] = []
+        self.asked_to_stop = False
+        self.restarting: Set[str] = set()
+        self.address = ""
+        self.warden: Optional[subprocess.Popen[bytes]] = None
+        self._tasks: Set[asyncio.Future[Any]] = set()
+
+    # ---- the life -------------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> int:
+        """Run the deployment until it is stopped or fails; the exit status."""
+        self.loop = asyncio.get_running_loop()
+        self.wake, self.hasten = asyncio.Event(), asyncio.Event()
+        self.nudges = {name: asyncio.Event() for name in (*self.fleet.records, ROUTER)}
+        reports = Reports(self.fleet, self.life, lambda: self.state, self._stop_asked, self.wake.set)
+        self.desk = Desk(self.token.encode(), reports.answer, reports.lost, self.launch.policy.fence_s)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.loop.add_signal_handler(number, self._signalled, number)
+        self.fleet.nursery.open()
+        try:
+            await self._open()
+            verdict = await self._until_ready()
+            if verdict.state == READY:
+                verdict = await self._open_router()
+            if verdict.state == READY:
+                verdict = await self._watch()
+        except (BackendRefused, RankRefused) as refused:
+            verdict = Verdict(FAILED, str(refused), BackendRefused.exit_code)
+        self._announce(verdict)
+        await self._stop()
+        self._finish(verdict)
+        return verdict.exit_code
+
+    async def _open(self) -> None:
+        """Everything that has to stand before the first rank asks for it, then the steps."""
+        self._claim_router_port()
+        port = await self.desk.open(self.listen)
+        self.address = f"{self.listen}:{port}"
+        folder.write_state(self.run, self.token, self.address)
+        folder.write_bound(self.run, self.plan, self.launch, self.binding)
+        self.warden = folder.post_warden(self.life, self.launch.policy.grace_s)
+        self.fleet.spared.add(self.warden.pid)
+        steps = len(self.launch.starts)
+        self.board.note(f"plan {self.plan.digest}: {steps} steps, {len(self.plan.instances)} instances, {len(self.plan.ranks)} ranks")
+        for start in self.launch.starts:
+            await self.fleet.start_step(start, self._environ())
+            await asyncio.sleep(0)
+
+    def _claim_router_port(self) -> None:
+        """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
+        host, port = self.launch.router.host, self.launch.router.port
+        taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
+        if taken:
+            raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
+
+    async def _until_ready(self) -> Verdict:
+        health = {w.instance: w.health for w in self.launch.workers}
+        for name, one in self.fleet.records.items():
+            self._spawn(self._probe(one, health[name]))
+        began = self.loop.time()
+        while True:
+            seen = [one.observed() for one in self.fleet.records.values()]
+            verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
+            self.board.progress(seen, final=verdict.state != WAIT)
+            self.board.save(self.status())
+            if verdict.state != WAIT:
+                return verdict
+            await self._pause()
+
+    async def _open_router(self) -> Verdict:
+        """Start the router, once; READY when its health answers 200."""
+        await self.fleet.start_router(self._environ())
+        self._spawn(self._probe(self.fleet.router, self.launch.router.health))
+        began = self.loop.time()
+        while True:
+            seen = [one.observed() for one in (*self.fleet.records.values(), self.fleet.router)]
+            verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
+            if verdict.state == READY:
+                self.state = "ready"
+                self.board.save(self.status(), final=True)
+                self.board.ready(f"http://{self.fleet.router.host}:{self.fleet.router.port}")
+            if verdict.state != WAIT:
+                return verdict
+            await self._pause()
+
+    async def _watch(self) -> Verdict:
+        """After ready: carry out the policy until somebody asks to stop or it says so."""
+        while True:
+            verdict = self._interrupted() or self._policy()
+            if verdict is not None:
+                return verdict
+            self.board.save(self.status())
+            await self._pause()
+
+    def _policy(self) -> Optional[Verdict]:
+        """What a death after ready leads to: a restart of that step alone, or the end."""
+        policy = self.launch.policy
+        for one in (*self.fleet.records.values(), self.fleet.router):
+            if not one.ended or one.name in self.restarting:
+                continue
+            alone = one is self.fleet.router or len(self.fleet.step_of(one.name).instances) == 1
+            if policy.on_failure != "restart" or not alone:
+                return judge([r.observed() for r in (*self.fleet.records.values(), self.fleet.router)], 0, 1)
+            if one.starts > policy.max_restarts:
+                how = f"{one.name} ended again after {policy.max_restarts} restarts (restart.max_restarts): {one.ended}"
+                return Verdict(FAILED, how, one.code, one.name)
+            self.restarting.add(one.name)
+            self._spawn(self._restart(one))
+        return None
+
+    async def _restart(self, one: Record) -> None:
+        """End what is left of its step, pause, start it again, and let the router use it when it is healthy."""
+        pause_s = self.launch.policy.backoff_s * 2 ** (one.starts - 1)
+        self.board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {self.launch.policy.max_restarts} in {pause_s:g} s")
+        if one is not self.fleet.router:
+            await self._tell_router(one, "drain")
+            await self.fleet.end_step(self.fleet.step_of(one.name), self._environ(), self.hasten)
+        await asyncio.sleep(pause_s)
+        if self.fleet.stopping:
+            return
+        try:
+            if one is self.fleet.router:
+                await self.fleet.start_router(self._environ())
+            else:
+                await self.fleet.start_step(self.fleet.step_of(one.name), self._environ())
+        finally:
+            self.restarting.discard(one.name)
+        await self._until_healthy(one)
+
+    async def _until_healthy(self, one: Record) -> None:
+        life, deadline = one.starts, self.loop.time() + self.launch.readiness.limit_s
+        while one.starts == life and not one.ended and not self.fleet.stopping:
+            if one.seen is not None and one.seen.healthy and not one.missing:
+                self.board.note(f"{one.name} is back")
+                if one is not self.fleet.router:
+                    await self._tell_router(one, "undrain")
+                return
+            if self.loop.time() > deadline:
+                one.end(f"not ready within {self.launch.readiness.limit_s:g} s of its restart", self.loop.time())
+            await asyncio.sleep(processes.POLL_S)
+
+    async def _tell_router(self, one: Record, what: str) -> None:
+        router = self.fleet.router
+        message = {"worker": f"{one.host}:{one.port}"}
+        seen = await probe.post(router.host, router.port, f"/admin/{what}", message, self.token, self.launch.readiness.probe_s)
+        if not seen.healthy:
+            self.board.note(f"the router was not told to {what} {one.name}: {seen.detail}")
+
+    # ---- what is seen and heard -------------------------------------------------------------------------------------------
+
+    async def _probe(self, one: Record, path: str) -> None:
+        """Ask again and again; sooner when the instance has just said something, rarely once it is ready."""
+        ready = self.launch.readiness
+        pace_s = min(ready.interval_s, max(NUDGE_S, len(self.fleet.records) / PROBES_PER_S))
+        while not self.fleet.stopping:
+            if one.started and not one.ended and not one.missing:
+                life = one.starts
+                seen = await probe.probe(one.host, one.port, path, ready.probe_s)
+                if one.starts == life and seen != one.seen:
+                    one.seen = seen
+                    self.wake.set()
+            resting = self.state == "ready" and one.seen is not None and one.seen.healthy
+            await asyncio.sleep(NUDGE_S)
+            self.nudges[one.name].clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.nudges[one.name].wait(), ready.interval_s * AT_REST if resting else pace_s)
+
+    def _changed(self, name: str) -> None:
+        self.nudges[name].set()
+        if self.fleet.router.ended if name == ROUTER else self.fleet.records[name].ended:
+            self.wake.set()
+
+    def _signalled(self, number: int) -> None:
+        self.signals.append(number)
+        if len(self.signals) > 1 or self.fleet.stopping:
+            self.hasten.set()
+        self.wake.set()
+
+    def _interrupted(self) -> Optional[Verdict]:
+        if self.signals:
+            return Verdict(STOPPED, f"{signal.Signals(self.signals[0]).name} received", 128 + self.signals[0])
+        return Verdict(STOPPED, "asked to stop") if self.asked_to_stop else None
+
+    async def _pause(self) -> None:
+        """Come back when something changed, or after TICK_S; not sooner than CALM_S."""
+        await asyncio.sleep(CALM_S)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.wake.wait(), TICK_S)
+        self.wake.clear()
+
+    # ---- the end ----------------------------------------------------------------------------------------------------------
+
+    def status(self) -> Dict[str, Any]:
+        """state/status.json."""
+        return {
+            "name": self.plan.name,
+            "digest": self.plan.digest,
+            "state": self.state,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "router": self.fleet.router.as_dict(),
+            "instances": [one.as_dict() for one in self.fleet.records.values()],
+        }
+
+    def _announce(self, verdict: Verdict) -> None:
+        """The verdict in words and in state/verdict.json: what happened, the last lines of the log, a likely cause and one thing to do."""
+        one = self.fleet.router if verdict.instance == ROUTER else self.fleet.records.get(verdict.instance)
+        lines = one.last_lines() if one else []
+        cause = causes.explain(lines, verdict.reason) if one and one.ended else None
+        self.board.note(f"{verdict.state}: {verdict.reason}")
+        if one and lines and verdict.state == FAILED:
+            self.board.note(f"last lines of {one.log_path}:\n" + "\n".join(f"    {text}" for text in lines))
+        if cause:
+            self.board.note(f"likely cause: {cause.cause}; {cause.remedy}")
+        told: Dict[str, Any] = {"log": one.log_path if one else "", "last_lines": lines, **vars(verdict)}
+        told.update(cause._asdict() if cause else {})
+        folder.write_private(os.path.join(self.run, "state", "verdict.json"), json.dumps(told, indent=1) + "\n")
+
+    async def _stop(self) -> None:
+        self.state = "stopping"
+        self.board.save(self.status(), final=True)
+        await self.fleet.stop(self._environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
+        for task in self._tasks:
+            task.cancel()
+        self.desk.close()
+
+    def _finish(self, verdict: Verdict) -> None:
+        self.state = verdict.state
+        self.board.save(self.status(), final=True)
+        self.board.note("everything has ended")
+        self.fleet.close()
+        self.fleet.nursery.close()
+        if self.warden is not None:
+            self.warden.communicate()  # closes its standard input, upon which it leaves
+
+    def _stop_asked(self) -> None:
+        self.asked_to_stop = True
+        self.wake.set()
+
+    def _environ(self) -> Dict[str, str]:
+        """What every child gets on top of the gateway's own environment."""
+        return {**os.environ, bootstrap.GATEWAY: self.address, "DISAGG_RUN": self.run, processes.LIFE: self.life}
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.loop.call_exception_handler({"message": "a part of the gateway failed", "exception": task.exception(), "future": task})
+
+
+def main(run: str, hosts: Sequence[str], addresses: Sequence[str], listen: str, quiet: bool) -> int:
+    """Be the gateway of a run folder: the exit status. BadInput or BackendRefused before anything has been started."""
+    run = os.path.abspath(run)
+    lock = folder.claim(run)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pipe, a log and a probe for each of a thousand instances
+    plan, launch = bootstrap.read(run)
+    binding = bindings.bound(plan, tuple(hosts), tuple(addresses)) if hosts else bindings.on_this_machine(plan)
+    board = Board(run, quiet)
+    try:
+        return asyncio.run(Gateway(run, plan, launch, binding, listen, board).serve())
+    finally:
+        board.close()
+        lock.close()

@@ -1,0 +1,61 @@
+"""How each launcher tells a task its number, as data. The launcher is named in the command line, never guessed.
+
+Guessing is wrong as soon as launchers nest: under `mpirun` inside a Slurm job every rank sees SLURM_PROCID=0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Mapping, Pattern, Tuple
+
+from disagg_launch.errors import RankRefused
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """One launcher's variables and habits.
+
+    `rank`, `size`: names of its variables. `alone`: without them there is one task, number 0 (a plain process).
+    `per_step`: CUDA_VISIBLE_DEVICES is what this step was given, not what the node has.
+    `adopts`: the task's parent dies with the launcher, so a task may tie its life to its parent's.
+    `label`: matches the mark that the launcher puts before each line of output; group 1 is the task number.
+    """
+
+    rank: str
+    size: str
+    alone: bool = False
+    per_step: bool = False
+    adopts: bool = True
+    label: str = ""
+
+
+LAUNCHERS: Mapping[str, Launcher] = {
+    "local": Launcher("DISAGG_TASK", "DISAGG_TASKS", alone=True, label=r"^\[(\d+)\] "),
+    "hydra": Launcher("PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] "),
+    "openmpi": Launcher("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?"),
+    "slurm": Launcher("SLURM_PROCID", "SLURM_NTASKS", per_step=True, adopts=False, label=r"^ *(\d+): "),
+}
+
+
+def place_of(name: str, environ: Mapping[str, str]) -> Tuple[int, int]:
+    """(task number, task count) as launcher `name` says it in `environ`.
+
+    RankRefused NO_RANK when its variables are not there or are not numbers.
+    """
+    launcher = LAUNCHERS[name]
+    if launcher.alone and launcher.rank not in environ:
+        return 0, 1
+    try:
+        return int(environ[launcher.rank]), int(environ[launcher.size])
+    except (KeyError, ValueError):
+        found = ", ".join(f"{n}={environ[n]!r}" if n in environ else f"{n} is not set" for n in (launcher.rank, launcher.size))
+        raise RankRefused(
+            f"this task was not started by {name}: {found}; start it with the step's script, or name the launcher that starts it",
+            RankRefused.NO_RANK,
+        ) from None
+
+
+def label_of(name: str) -> Pattern[str]:
+    """The pattern of the mark before each line; it never matches when the launcher puts none."""
+    return re.compile(LAUNCHERS[name].label or r"(?!)")

@@ -1,0 +1,125 @@
+"""Which processes belong to a run, and how they end. Linux: /proc and prctl."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+
+from disagg_launch.errors import RankRefused
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+# Every process that a gateway starts, on whatever node, carries this; children inherit it. It is a new random text for each
+# gateway, so that a variable which a user exported in a shell can never mark that shell.
+LIFE = "DISAGG_LIFE"
+POLL_S = 0.05
+
+
+class Process(NamedTuple):
+    """One line of /proc: parent, session, and whether it is dead but not yet collected."""
+
+    parent: int
+    session: int
+    zombie: bool
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one property of this process; OSError if the kernel says no."""
+    import ctypes  # costs some milliseconds, and only half of the callers need it
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def die_with_parent() -> None:
+    """From now on this process (also after exec) gets SIGTERM when its parent ends. RankRefused if the parent has gone already."""
+    parent = os.getppid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise RankRefused("the process that started this rank is gone: start the step again", RankRefused.GATEWAY_LOST)
+
+
+def table() -> Dict[int, Process]:
+    """Every process of this node by pid."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    # the command's name is in brackets and may hold anything, so count from the last bracket
+                    state, parent, _, session = file.read().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            found[int(name)] = Process(int(parent), int(session), state in "ZX")
+    return found
+
+
+def carries(pid: int, marks: Iterable[Tuple[str, str]]) -> bool:
+    """Whether the process began with all these variables in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = set(file.read().split(b"\0"))
+    except OSError:
+        return False
+    return all(f"{name}={value}".encode() in entries for name, value in marks)
+
+
+def marked(marks: Iterable[Tuple[str, str]]) -> Set[int]:
+    """Living processes that carry `marks`, and those that share a session with one: a child may have cleared its environment."""
+    marks = tuple(marks)
+    living = {pid: p for pid, p in table().items() if not p.zombie and pid != os.getpid()}
+    carriers = {pid for pid in living if carries(pid, marks)}
+    sessions = {living[pid].session for pid in carriers} - {os.getsid(0)}
+    return carriers | {pid for pid, p in living.items() if p.session in sessions}
+
+
+def descendants(root: int) -> Set[int]:
+    """Living processes below `root`, at any depth."""
+    everyone = table()
+    children: Dict[int, List[int]] = {}
+    for pid, process in everyone.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: Set[int] = set()
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found.update(below)
+        queue.extend(below)
+    return {pid for pid in found if not everyone[pid].zombie}
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """The signal to each of them; one that has just gone is no error."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def end(find: Callable[[], Set[int]], grace_s: float) -> None:
+    """TERM to everything that `find` finds, KILL to what is still there after `grace_s`; comes back when nothing is left."""
+    send(find(), signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while find() and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    remaining = find()
+    while remaining:
+        send(remaining, signal.SIGKILL)
+        time.sleep(POLL_S)
+        remaining = find()
+
+
+def own_command() -> List[str]:
+    """The argv that starts this program again: this zipapp, or this package when it runs from a folder."""
+    archive = own_archive()
+    return [sys.executable, archive] if archive else [sys.executable, "-m", "disagg_launch.runtime"]
+
+
+def own_archive() -> Optional[str]:
+    """The path of the zipapp this code came out of; None when it came from a folder."""
+    loader = globals().get("__loader__")
+    archive: Optional[str] = getattr(loader, "archive", None)
+    return archive

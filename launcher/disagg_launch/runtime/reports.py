@@ -1,0 +1,98 @@
+"""What ranks, leases and control commands tell the gateway, and what they are answered."""
+
+from __future__ import annotations
+
+import socket
+from typing import Callable, Dict
+
+from disagg_launch.errors import RankRefused
+from disagg_launch.launch import Launch
+from disagg_launch.plan import Plan
+from disagg_launch.runtime.binding import Binding
+from disagg_launch.runtime.desk import Message
+from disagg_launch.runtime.fleet import Fleet
+from disagg_launch.runtime.record import Record
+
+LOCAL_PEERS = ("127.", "::1", "::ffff:127.")
+HERE = ("localhost", "127.0.0.1", "::1")
+
+
+class Reports:
+    """Answers each kind of message by its method `_<kind>`. Identity is checked here: plan digest, rank, host, one process per rank."""
+
+    def __init__(self, fleet: Fleet, life: str, state: Callable[[], str], stop: Callable[[], None], changed: Callable[[], None]) -> None:
+        self.fleet, self.life, self.state, self.stop, self.changed = fleet, life, state, stop, changed
+        self.plan: Plan = fleet.plan
+        self.launch: Launch = fleet.launch
+        self.binding: Binding = fleet.binding
+        self.own_name = socket.gethostname()
+        self.kinds: Dict[str, Callable[[Message, str], Message]] = {
+            "role": self._role,
+            "refusal": self._refusal,
+            "lease": self._lease,
+            "stop": self._stop,
+            "state": self._state,
+        }
+
+    def answer(self, message: Message, peer: str) -> Message:
+        """What the sender is told; {"refused": sentence} when it may not go on."""
+        kind = self.kinds.get(message.get("kind", ""))
+        return kind(message, peer) if kind else {"refused": f"the gateway does not know messages of kind {message.get('kind')!r}"}
+
+    def lost(self, lease: Message) -> None:
+        """A lease was silent too long: its instance counts as ended, and its processes have fenced themselves by now."""
+        one, now_s = self.fleet.records[lease["instance"]], self.fleet.now_s()
+        if one.reports.get(lease["rank"], {}).get("pid") == lease["pid"] and not self.fleet.stopping:
+            one.end(f"node {lease['host']} has not been heard of for {self.launch.policy.fence_s:g} s", now_s)
+            self.changed()
+
+    def _role(self, message: Message, peer: str) -> Message:
+        if message["digest"] != self.plan.digest:
+            why = f"its plan is {message['digest']}, the gateway's is {self.plan.digest}: render the run again"
+            return {"refused": why, "code": RankRefused.STALE_PLAN}
+        one = self.fleet.records[message["instance"]]
+        node = self.plan.ranks[message["ranks"][0]].node
+        if not self._is_host(node, message["host"], peer):
+            why = f"it runs on {message['host']}, node {node} of the plan is {self.binding.hosts[node]}: start the step on its own nodes"
+            return {"refused": why, "code": RankRefused.NO_RANK}
+        for rank in message["ranks"]:
+            one.reports[rank] = {key: message[key] for key in ("host", "pid", "gpus")}
+        if message["host"] == self.own_name:
+            self.fleet.watch_rank(message["ranks"][0], message["pid"])
+        self.changed()
+        far = message["launcher"] == "slurm" or message["host"] != self.own_name
+        policy = self.launch.policy
+        return {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
+
+    def _refusal(self, message: Message, peer: str) -> Message:
+        for start in self.launch.starts:
+            if start.step == message["step"]:
+                one: Record = self.fleet.records[start.instances[0]]
+                one.refusal, one.refusal_code = one.refusal or message["why"], message["code"]
+        return {"ok": True}
+
+    def _lease(self, message: Message, peer: str) -> Message:
+        one = self.fleet.records[message["instance"]]
+        now = one.reports.get(message["rank"], {})
+        if (now.get("pid"), now.get("host")) != (message["pid"], message["host"]):
+            return {"refused": f"rank {message['rank']} is now another process: this one was replaced"}
+        return {"ok": True, "fence_s": self.launch.policy.fence_s}
+
+    def _stop(self, message: Message, peer: str) -> Message:
+        self.stop()
+        return {"ok": True}
+
+    def _state(self, message: Message, peer: str) -> Message:
+        return {"ok": True, "state": self.state()}
+
+    def _is_host(self, node: int, host: str, peer: str) -> bool:
+        """Whether a report from `host`, which connected from `peer`, can come from the machine that the node is bound to."""
+        wanted = {self.binding.hosts[node], self.binding.addresses[node]}
+        if wanted & set(HERE) or any(name.startswith(LOCAL_PEERS) for name in wanted):
+            return host == self.own_name
+        return peer in wanted or _short(host) in {_short(name) for name in wanted}
+
+
+def _short(name: str) -> str:
+    """The first label of a host name; an address stays whole."""
+    return name if name.replace(".", "").isdigit() else name.split(".")[0].lower()
