@@ -7,7 +7,7 @@ import importlib.resources
 import io
 import zipfile
 
-MODULES = ("__init__.py", "errors.py", "plan.py", "launch.py")
+MODULES = ("__init__.py", "errors.py", "hostlist.py", "launch.py", "plan.py")
 MAIN = '"""Starts the runtime half."""\nimport sys\n\nfrom disagg_launch.runtime.__main__ import main\n\nsys.exit(main())\n'
 OLDEST_DATE = (1980, 1, 1, 0, 0, 0)
 

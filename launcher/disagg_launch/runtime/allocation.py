@@ -1,0 +1,81 @@
+"""Which hosts a job was given, which of them each task of a step runs on, and what address a host has on a certain network."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from typing import Iterator, Mapping, Tuple
+
+from disagg_launch.errors import BackendRefused
+from disagg_launch.hostlist import expand
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import bootstrap
+from disagg_launch.runtime.tasks import tasks_of
+
+SIOCGIFADDR = 0x8915
+
+
+def hosts(environ: Mapping[str, str]) -> Tuple[str, ...]:
+    """The hosts of the Slurm job that `environ` belongs to, in Slurm's order, parts of a heterogeneous job one after the other.
+
+    BackendRefused outside of a job.
+    """
+    parts = int(environ.get("SLURM_HET_SIZE", "1"))
+    names = [f"SLURM_JOB_NODELIST_HET_GROUP_{part}" for part in range(parts)] if parts > 1 else ["SLURM_JOB_NODELIST"]
+    if any(name not in environ for name in names):
+        raise BackendRefused(f"no Slurm allocation found ({names[0]} is not set): run `salloc` first, or `disagg-launch submit`")
+    return tuple(host for name in names for host in expand(environ[name]))
+
+
+def hosts_of_step(run: str, step: str, environ: Mapping[str, str]) -> Tuple[str, ...]:
+    """The host of each task of a step, in task order: as the gateway bound them, or by hand the allocation's in its order."""
+    plan, launch = bootstrap.read(run)
+    start = next((s for s in launch.starts if s.step == step), None)
+    if start is None:
+        raise BackendRefused(f"there is no step {step!r} in launch.json: name one of {', '.join(s.step for s in launch.starts)}")
+    bound = (bindings.load(run) if environ.get(bootstrap.GATEWAY) else None) or bindings.bound(plan, hosts(environ))
+    return tuple(bound.hosts[task.row.node] for task in tasks_of(plan, start, launch.workers))
+
+
+def address(network: str, toward: str = "") -> str:
+    """This host's IPv4 address on `network`: an interface (hsn0) or a subnet (10.1.0.0/16); "": what it uses toward another host.
+
+    BackendRefused when it has none there.
+    """
+    if not network:
+        return _toward(toward or socket.gethostname())
+    found = dict(_interfaces())
+    if "/" in network:
+        subnet = ipaddress.ip_network(network, strict=False)
+        fits = [text for text in found.values() if ipaddress.ip_address(text) in subnet]
+    else:
+        fits = [found[network]] if network in found else []
+    if fits:
+        return fits[0]
+    has = ", ".join(f"{name} {text}" for name, text in found.items()) or "none"
+    raise BackendRefused(f"{socket.gethostname()} has no address on {network} (it has {has}): correct `interface` in the site profile")
+
+
+def _interfaces() -> Iterator[Tuple[str, str]]:
+    """(interface, IPv4 address) of each interface that has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(asker.fileno(), SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))
+            except OSError:
+                continue  # an interface without an IPv4 address
+            yield name, socket.inet_ntoa(answer[20:24])
+
+
+def _toward(host: str) -> str:
+    """The address that packets from here to `host` carry. Nothing is sent: connecting a datagram socket only looks the route up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        try:
+            asker.connect((host, 9))
+        except OSError as problem:
+            raise BackendRefused(f"{socket.gethostname()} has no way to {host} ({problem}): check the host's name resolution") from None
+        found: str = asker.getsockname()[0]
+        return found
