@@ -35,7 +35,9 @@ def demands_of(spec: Spec) -> list[Demand]:
         for i in range(section.num_instances):
             name = f"{PREFIX[role]}{i}"
             pin = spec.cluster.pins.get(name)
-            sizes = (section.tensor_parallel_size, section.pipeline_parallel_size, section.context_parallel_size)
+            # replicas inside an instance take GPUs as context-parallel ranks do
+            groups = section.context_parallel_size * section.data_parallel_size
+            sizes = (section.tensor_parallel_size, section.pipeline_parallel_size, groups)
             out.append(Demand(name, role, *sizes, nodes=pin.nodes if pin else (), gpus=pin.gpus if pin else ()))
     return out
 

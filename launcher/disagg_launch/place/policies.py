@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from itertools import groupby, islice
@@ -64,41 +64,42 @@ POLICY: dict[str, Callable[[list[Wanted], Cluster, Yard], None]] = {
 
 def lay(todo: list[Wanted], regions: Iterable[Region], yard: Yard, closed: Collection[int] = (), arrange: Optional[Arrange] = None) -> None:
     """Lay all of `todo`, as many as fit in each region in turn; NoRoom if some are left over."""
+    queues = [deque(group) for _, group in groupby(sorted(todo, key=_by_size), key=_by_size)]
     for region in regions:
-        if not todo:
+        if not any(queues):
             return
-        here = [w for w in todo if not region.roles or w[1].role in region.roles]
-        chosen, puts = most_that_fit(here, region, yard, closed)
+        here = [queue for queue in queues if queue and (not region.roles or queue[0][1].role in region.roles)]
+        counts, puts = most_that_fit(here, region, yard, closed)
+        chosen = [queue.popleft() for queue, n in zip(here, counts) for _ in range(n)]
         yard.lay(in_order(arrange(chosen, region, puts) if arrange and chosen else puts, yard))
-        done = {owner for owner, _ in chosen}
-        todo = [w for w in todo if w[0] not in done]
-    if todo:
-        names = ", ".join(demand.name for _, demand in todo[:4]) + (", ..." if len(todo) > 4 else "")
-        raise NoRoom(f"no room for {names}")
+    left = sorted(wanted for queue in queues for wanted in queue)
+    if left:
+        raise NoRoom(f"no room for {', '.join(demand.name for _, demand in left[:4])}{', ...' if len(left) > 4 else ''}")
 
 
-def most_that_fit(wanted: list[Wanted], region: Region, yard: Yard, closed: Collection[int]) -> tuple[list[Wanted], list[Put]]:
-    """As many instances as the region holds, large ones first, and where their pieces go."""
+def most_that_fit(queues: Sequence[deque[Wanted]], region: Region, yard: Yard, closed: Collection[int]) -> tuple[list[int], list[Put]]:
+    """How many instances of each queue (all alike) the region holds, those of the first queue first, and where their pieces go."""
+    capacity = UNLIMITED if region.count is None else region.gpus * region.count
 
-    def attempt(chosen: list[Wanted]) -> Optional[list[Put]]:
+    def attempt(counts: Sequence[int]) -> Optional[list[Put]]:
+        chosen = (wanted for queue, n in zip(queues, counts) for wanted in islice(queue, n))
         pieces = [piece for owner, demand in chosen for piece in cut(owner, demand, region.gpus)]
         return fewest_nodes(pieces, lambda most: yard.floor(region, most, closed), UNLIMITED)
 
-    puts = attempt(wanted)
-    if puts is not None:
-        return wanted, puts
-    chosen: list[Wanted] = []
+    counts = [len(queue) for queue in queues]
+    if sum(n * queue[0][1].size for queue, n in zip(queues, counts)) <= capacity and (puts := attempt(counts)) is not None:
+        return counts, puts
     best: list[Put] = []
-    capacity = region.gpus * (region.count or 0)
-    for _, group in groupby(sorted(wanted, key=_by_size), key=_by_size):
-        same = list(group)
-        low, high = 0, min(len(same), capacity // same[0][1].size)
+    counts = [0] * len(queues)
+    for i, queue in enumerate(queues):
+        low, high = 0, min(len(queue), capacity // queue[0][1].size)
+        middle = high  # all of them, if that is possible; then the interval is halved
         while low < high:
-            middle = (low + high + 1) // 2
-            tried = attempt(chosen + same[:middle])
+            tried = attempt([*counts[:i], middle])
             low, high, best = (middle, high, tried) if tried is not None else (low, middle - 1, best)
-        chosen += same[:low]
-    return chosen, best
+            middle = (low + high + 1) // 2
+        counts[i] = low
+    return counts, best
 
 
 def scatter(pieces: Sequence[Piece], numbers: Sequence[int], region: Region, yard: Yard) -> Optional[list[Put]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
+from disagg_launch.place.floor import UNLIMITED
 from disagg_launch.place.model import Cluster, Demand, NoRoom
 from disagg_launch.place.solve import layout
 
-PREFERRED = 200  # how many smaller topologies are tried at most
+MOST_RANKS = 400_000  # ranks that are laid out at most in search of what would fit, so that a refusal takes no longer than a large plan
 
 
 def refusal(demands: Sequence[Demand], cluster: Cluster, reason: str) -> str:
@@ -40,7 +41,7 @@ def there_is(cluster: Cluster) -> str:
     """The nodes and GPUs, and what takes some of them away."""
     terms, total = [], 0
     for region in cluster.regions():
-        many = "any number of nodes" if region.count is None else f"{region.count} node{'' if region.count == 1 else 's'}"
+        many = "any number of nodes" if region.count is None else _nodes(region.count)
         terms.append(f"{many} x {region.gpus} GPUs" + (f" ({region.name})" if region.name else ""))
         total += (region.count or 0) * region.gpus
     closed = sum(region.gpus for node in cluster.excluded_nodes for region in cluster.regions() if region.holds(node))
@@ -51,8 +52,8 @@ def there_is(cluster: Cluster) -> str:
     if all(region.count is not None for region in cluster.regions()):
         text += f" = {total - lost} GPUs"
     notes = [f"policy {cluster.policy}"] if cluster.policy != "pack" else []
-    notes += [f"domains of {cluster.domain_nodes} nodes"] if cluster.policy == "align_domain" else []
-    notes += [f"{cluster.spare_nodes} spare nodes kept free"] if cluster.spare_nodes else []
+    notes += [f"domains of {_nodes(cluster.domain_nodes or 0)}"] if cluster.policy == "align_domain" else []
+    notes += [f"{_nodes(cluster.spare_nodes)} kept free as spare"] if cluster.spare_nodes else []
     return text + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -65,10 +66,41 @@ def ways_out(demands: Sequence[Demand], cluster: Cluster) -> list[str]:
             out.append(f"cluster.nodes: {enough + cluster.spare_nodes}")
     if cluster.policy != "pack" and fits(demands, replace(cluster, policy="pack")) is not None:
         out.append("cluster.policy: pack")
-    fewer = next((counts for counts, smaller in fewer_instances(demands) if fits(smaller, cluster) is not None), None)
+    fewer = nearest(demands, cluster)
     if fewer:
         out.append(" with ".join(f"{role}_servers.num_instances: {n}" for role, n in fewer.items()))
     return out
+
+
+def nearest(demands: Sequence[Demand], cluster: Cluster) -> Optional[dict[str, int]]:
+    """The instances of each role that fit, with as many GPUs as possible; None if none is found, or not soon enough."""
+    there = sum(UNLIMITED if region.count is None else region.count * region.gpus for region in cluster.regions())
+    by_role: dict[str, list[Demand]] = {}
+    for demand in demands:
+        by_role.setdefault(demand.role, []).append(demand)
+    budget = MOST_RANKS
+    for needed, counts in smaller_topologies({role: (len(mine), mine[0].size) for role, mine in by_role.items()}):
+        if needed > there:
+            continue
+        if fits([demand for role, n in counts.items() for demand in by_role[role][:n]], cluster) is not None:
+            return counts
+        budget -= needed
+        if budget < 0:
+            return None
+    return None
+
+
+def smaller_topologies(roles: dict[str, tuple[int, int]]) -> list[tuple[int, dict[str, int]]]:
+    """(GPUs, instances of each role) with the last instances left out, one of each kept; the most GPUs first.
+
+    `roles` has for each role how many instances there are, and the GPUs of one.
+    Of many instances not every number is tried, but the largest 40 and every fortieth part.
+    """
+    options: list[dict[str, int]] = [{}]
+    for role, (n, _) in roles.items():
+        steps = {max(1, n * i // 40) for i in range(1, 41)}.union(range(max(1, n - 40), n + 1))
+        options = [{**chosen, role: step} for chosen in options for step in sorted(steps)]
+    return sorted(((sum(n * roles[role][1] for role, n in one.items()), one) for one in options), key=lambda pair: -pair[0])
 
 
 def fits(demands: Sequence[Demand], cluster: Cluster) -> Optional[int]:
@@ -79,15 +111,5 @@ def fits(demands: Sequence[Demand], cluster: Cluster) -> Optional[int]:
         return None
 
 
-def fewer_instances(demands: Sequence[Demand]) -> Iterator[tuple[dict[str, int], list[Demand]]]:
-    """Topologies with the last instances of a role left out, at least one of each kept, those with the most GPUs first."""
-    by_role: dict[str, list[Demand]] = {}
-    for demand in demands:
-        by_role.setdefault(demand.role, []).append(demand)
-    options: list[dict[str, int]] = [{}]
-    for role, mine in by_role.items():
-        steps = sorted({max(1, len(mine) * i // 40) for i in range(1, 41)} | set(range(max(1, len(mine) - 40), len(mine) + 1)))
-        options = [{**chosen, role: n} for chosen in options for n in steps]
-    gpus = lambda counts: sum(n * by_role[role][0].size for role, n in counts.items())  # noqa: E731
-    for counts in sorted(options, key=gpus, reverse=True):
-        yield counts, [demand for role, n in counts.items() for demand in by_role[role][:n]]
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"

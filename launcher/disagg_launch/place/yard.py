@@ -36,7 +36,8 @@ class Yard:
 
     def floor(self, region: Region, most: int, closed: Collection[int] = ()) -> Floor:
         """The region's free GPUs as they are now, with `closed` nodes out of reach."""
-        return Floor(region, self.taken, self.used, {*self.closed, *closed}, most)
+        used = self.used if region.count is None or region.count > len(self.used) else self.used.intersection(region.numbers())
+        return Floor(region, self.taken, used, self.closed.union(closed), most)
 
 
 def mask(gpus: Iterable[int]) -> int:
