@@ -28,6 +28,7 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
     workers = tuple(_worker(spec, layout, one, engine) for one in layout.instances)
     router, router_files = routers.router(spec, layout, python)
     starts, files = backends.load(backend).render(spec, layout, workers, python)
+    _check_worlds(spec, workers, starts)
     manifest = launch.Launch(
         digest=layout.digest,
         backend=backend,
@@ -44,6 +45,7 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
         File("launch.json", launch.to_json(manifest)),
         File("runtime.pyz", zipapp.bundle(), RUNNABLE),
         *files,
+        *engine.prepare(spec),
     )
 
 
@@ -67,6 +69,20 @@ def write(files: Iterable[File], run: pathlib.Path) -> None:
     if run.exists():
         shutil.rmtree(run)
     fresh.rename(run)
+
+
+def _check_worlds(spec: Spec, workers: tuple[launch.Worker, ...], starts: tuple[launch.Start, ...]) -> None:
+    """BadInput if an engine would find other ranks in its MPI world than it needs."""
+    wants = {one.instance: one.world for one in workers}
+    for start in starts:
+        worlds = {wants[name] for name in start.instances}
+        if "instance" in worlds and len(start.instances) > 1:
+            text = "needs an MPI world of its own for each instance, and one launcher starts them all here; use one step per instance"
+        elif "plan" in worlds and len(start.instances) < len(workers):
+            text = "needs all ranks in one MPI world: use `--backend mpirun`, or `slurm: {mode: single-srun}` or `single-mpirun`"
+        else:
+            continue
+        raise BadInput(str(spec.source.complaint(("engine", "launch"), f"{spec.engine.launch or spec.engine.name} {text}", key=True)))
 
 
 def _worker(spec: Spec, layout: plan.Plan, instance: plan.Instance, engine: engines.Engine) -> launch.Worker:

@@ -45,6 +45,7 @@ def lint(spec: Optional[str], explain: Optional[str], table: bool, as_json: bool
 
 def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]:
     """Everything that is wrong with a file, and the planner's refusal if it does not fit."""
+    from disagg_launch import engines
     from disagg_launch import lint as rules
     from disagg_launch.spec import BadTopology, load
 
@@ -53,7 +54,9 @@ def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]
     except BadTopology as bad:
         return bad.complaints, None
     plan, refusal = _planned(spec)
-    return rules.check(spec, plan), refusal
+    # what an engine's module adds by itself is told when it is added, by `render` and `up`
+    own = tuple(one for one in engines.check(spec, plan) if one.severity == "error") if plan else ()
+    return (*rules.check(spec, plan), *own), refusal
 
 
 def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:

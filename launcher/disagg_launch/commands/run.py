@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from disagg_launch.errors import BadInput
+from disagg_launch.errors import BackendRefused, BadInput, NotReady, WorkerDied
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 RUNS = pathlib.Path("runs")
 LATEST = RUNS / "latest"
+POLL_S = 0.1
 
-spec_argument = click.argument("spec", type=click.Path(path_type=pathlib.Path))
-run_argument = click.argument("run", type=click.Path(path_type=pathlib.Path), default=LATEST)
-run_option = click.option("--run", type=click.Path(path_type=pathlib.Path), help="The run folder. [default: runs/NAME, counted up]")
+folder_type = click.Path(path_type=pathlib.Path)
+spec_argument = click.argument("spec", type=folder_type)
+run_argument = click.argument("run", type=folder_type, default=LATEST)
+run_option = click.option("--run", type=folder_type, help="The run folder. [default: runs/NAME, counted up]")
 backend_option = click.option(
     "--backend",
     type=click.Choice(["local", "mpirun", "slurm"]),
@@ -66,16 +69,107 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
     sys.exit(_with_command(gateway, folder, command))
 
 
-def _rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, tuple[File, ...]]:
-    from disagg_launch import lint, place, render, spec
+@click.command()
+@run_argument
+def down(run: pathlib.Path) -> None:
+    """Stop the deployment in RUN [default: the latest] in order, and come back when everything has ended."""
+    from disagg_launch.runtime import folder
 
-    topology = spec.load(path)
-    plan = place.place(topology)
-    complaints = lint.check(topology, plan)
-    for one in complaints:
-        click.echo(str(one), err=True)
-    if any(one.severity == spec.ERROR for one in complaints):
-        raise BadInput(f"{path}: the errors above stop it; each names its rule, `disagg-launch lint --explain RULE` tells more")
+    path = str(run.resolve())
+    folder.call(path, {"kind": "stop"})
+    while True:
+        with contextlib.suppress(BackendRefused):
+            folder.claim(path).close()
+            return
+        time.sleep(POLL_S)
+
+
+@click.command()
+@run_argument
+@click.option("--json", "as_json", is_flag=True, help="Print state/status.json.")
+def status(run: pathlib.Path, as_json: bool) -> None:
+    """Say how the deployment in RUN [default: the latest] is. Exit code 0 if it is ready, 5 if not yet, 6 if it failed or is down."""
+    found = _status(run)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        for line in _status_lines(found):
+            click.echo(line)
+    sys.exit({"ready": 0, "starting": NotReady.exit_code}.get(found["state"], WorkerDied.exit_code))
+
+
+@click.command()
+@run_argument
+@click.argument("instances", nargs=-1)
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
+def logs(run: pathlib.Path, instances: tuple[str, ...], follow: bool) -> None:
+    """Print the logs of RUN [default: the latest] in the order of time; of INSTANCES (ctx0, gen1, router, gateway) only, if given."""
+    from disagg_launch import logs as merged
+
+    for name, line in merged.lines(run / "logs", instances, follow):
+        click.echo(f"{name:>8} {line}")
+
+
+def _status(run: pathlib.Path) -> dict[str, Any]:
+    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers."""
+    from disagg_launch.runtime import folder
+
+    try:
+        found: dict[str, Any] = json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{run}: no gateway has run here yet; start one with `disagg-launch up`") from None
+    if found["state"] in ("starting", "ready", "stopping"):
+        try:
+            found["state"] = folder.call(str(run.resolve()), {"kind": "state"})["state"]
+        except BackendRefused:
+            found["state"] = "lost"
+    return found
+
+
+def _status_lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
+    for one in [*found["instances"], found["router"]]:
+        restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
+        lines.append(f"  {one['name']:8} {one['ended'] or one['stage']}{restarts}  {one['url']}  {one['detail']}".rstrip())
+    return lines
+
+
+def _with_command(gateway: list[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:
+    """The exit status of `command`, run between the open router and an orderly stop; the gateway's if it did not get that far."""
+    watcher = subprocess.Popen(gateway, stdout=subprocess.PIPE, text=True)
+    try:
+        assert watcher.stdout is not None
+        said = watcher.stdout.readline()
+        if not said.startswith("ready: "):
+            return watcher.wait()
+        environ = {**os.environ, "DISAGG_RUN": str(folder), "DISAGG_URL": said.removeprefix("ready: ").strip()}
+        return _while(watcher, subprocess.Popen(command, env=environ))
+    except FileNotFoundError as missing:
+        raise BackendRefused(f"{command[0]}: {missing.strerror}; give the path of a program after --") from None
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            watcher.terminate()
+            watcher.wait()
+
+
+def _while(watcher: subprocess.Popen[str], command: subprocess.Popen[bytes]) -> int:
+    """The exit status of `command`; it is ended, and the watcher's status given, if the deployment ends first."""
+    try:
+        while watcher.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return command.wait(POLL_S)
+        return watcher.returncode
+    finally:
+        command.terminate()
+        command.wait()
+
+
+def _rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, tuple[File, ...]]:
+    from disagg_launch import render
+    from disagg_launch.commands.plan import complain, planned
+
+    topology, plan = planned(path)
+    complain(path, topology, plan)
     chosen = backend or ("slurm" if "slurm" in topology.model_fields_set else "local")
     # this interpreter has the package; nodes of a cluster are promised only a python3
     python = "python3" if chosen == "slurm" else sys.executable

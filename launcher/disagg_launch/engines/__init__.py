@@ -5,7 +5,11 @@ An engine module offers, all pure:
 - `NAME`, and `WIRE`: the dialect its workers speak with a router ("trtllm", "vllm", "sglang" or "plain");
 - `KNOWN_KEYS`: the engine keys it understands, for "did you mean" (None: any key may be right);
 - `worker(spec, plan, instance) -> launch.Worker`: the command of one instance's tasks;
-- `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files.
+- `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files;
+- `prepare(spec) -> (File, ...)`: scripts that are run by hand, once, before the first start;
+- `check(spec, plan) -> complaints`: what the engine cannot do, and what was added for it, each at its place in the topology file.
+
+An engine that brings a front door offers `router(spec, plan) -> (launch.Router, files)` too; `spec.router.name` asks for it.
 
 To add an engine: write the module, name it in ENGINES.
 """
@@ -13,15 +17,16 @@ To add an engine: write the module, name it in ENGINES.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional, Protocol, cast
 
 if TYPE_CHECKING:
+    from disagg_launch.files import File
     from disagg_launch.launch import Text, Worker
     from disagg_launch.plan import Instance, Plan
-    from disagg_launch.spec import Spec
+    from disagg_launch.spec import Complaint, Spec
 
-ENGINES = ("reference", "command")
+ENGINES = ("reference", "trtllm", "vllm", "sglang", "command")
 
 
 class Engine(Protocol):
@@ -36,6 +41,17 @@ class Engine(Protocol):
 
     def files(self, spec: Spec, plan: Plan) -> Mapping[str, Text]:
         """The engine's configuration files by path in the run folder."""
+
+    def prepare(self, spec: Spec) -> tuple[File, ...]:
+        """Scripts to be run once, before the first start."""
+
+    def check(self, spec: Spec, plan: Plan) -> Iterable[Complaint]:
+        """What the engine cannot do, and what was added for it."""
+
+
+def check(spec: Spec, plan: Plan) -> tuple[Complaint, ...]:
+    """What the spec's engine says about its own plan; nothing for servers that run already."""
+    return tuple(load(spec.engine.name).check(spec, plan)) if plan.instances else ()
 
 
 def load(name: str) -> Engine:

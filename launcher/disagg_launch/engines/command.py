@@ -17,7 +17,8 @@ from disagg_launch.launch import RANK, WHATS, Ref, Text, Worker
 from disagg_launch.plan import Instance, Plan
 
 if TYPE_CHECKING:
-    from disagg_launch.spec import Spec
+    from disagg_launch.files import File
+    from disagg_launch.spec import Complaint, Spec
 
 NAME = "command"
 WIRE = "trtllm"
@@ -39,6 +40,16 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
 def files(spec: Spec, plan: Plan) -> dict[str, Text]:
     """None: the program brings its own."""
     return {}
+
+
+def prepare(spec: Spec) -> tuple[File, ...]:
+    """Nothing has to be made beforehand."""
+    return ()
+
+
+def check(spec: Spec, plan: Plan) -> tuple[Complaint, ...]:
+    """Nothing beyond what lint says."""
+    return ()
 
 
 def parse(word: str, known: set[str], where: str, given: Mapping[str, str] = MappingProxyType({}), default: str = "") -> Text:

@@ -9,7 +9,8 @@ from disagg_launch.launch import RANK, Text, Worker
 from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan
 
 if TYPE_CHECKING:
-    from disagg_launch.spec import Spec
+    from disagg_launch.files import File
+    from disagg_launch.spec import Complaint, Spec
 
 NAME = "reference"
 WIRE = "trtllm"
@@ -43,3 +44,13 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
 def files(spec: Spec, plan: Plan) -> dict[str, Text]:
     """The two worker YAML files."""
     return {config_path(role): worker_yaml(spec, role) for role in (CONTEXT, GENERATION)}
+
+
+def prepare(spec: Spec) -> tuple[File, ...]:
+    """Nothing has to be made beforehand."""
+    return ()
+
+
+def check(spec: Spec, plan: Plan) -> tuple[Complaint, ...]:
+    """Nothing beyond what lint says."""
+    return ()

@@ -1,0 +1,49 @@
+"""The command lines of sglang-router and vllm-router, which share one ancestor: prefill and decode workers by URL. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from disagg_launch import routers
+from disagg_launch.engines import flags, ports
+from disagg_launch.launch import Ref, Router, Text
+from disagg_launch.plan import CONTEXT, GENERATION, Plan
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+# Our policies -> theirs; a name that is not here is passed on as it is.
+POLICIES = {"load_balancing": "power_of_two", "kv_cache_aware": "cache_aware"}
+# Their own default of 30 s between two looks at a worker would be added to every start.
+COMMON: Mapping[str, object] = {"worker_startup_check_interval": 1}
+
+
+def sglang(spec: Spec, plan: Plan) -> Router:
+    """`python3 -m sglang_router.launch_router --pd-disaggregation ...`; each prefill URL is followed by its bootstrap port."""
+    bootstrap = {i.name: str(ports.bootstrap(plan, i)) for i in plan.instances if i.role == CONTEXT}
+    argv: list[Text] = ["--pd-disaggregation"]
+    for one in routers.servers(spec, plan, CONTEXT):
+        argv += ["--prefill", ("http://", one), *([bootstrap[one.of]] if isinstance(one, Ref) else [])]
+    return _router(spec, plan, ("python3", "-m", "sglang_router.launch_router"), argv)
+
+
+def vllm(spec: Spec, plan: Plan) -> Router:
+    """`vllm-router --vllm-pd-disaggregation ...`."""
+    argv: list[Text] = ["--vllm-pd-disaggregation"]
+    for one in routers.servers(spec, plan, CONTEXT):
+        argv += ["--prefill", ("http://", one)]
+    return _router(spec, plan, ("vllm-router",), argv)
+
+
+def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text]) -> Router:
+    for one in routers.servers(spec, plan, GENERATION):
+        argv += ["--decode", ("http://", one)]
+    for flag, role in (("--prefill-policy", CONTEXT), ("--decode-policy", GENERATION)):
+        kind = str(spec.section(role).router.get("type", "round_robin"))
+        argv += [flag, POLICIES.get(kind, kind)]
+    # both parse an address, not a name
+    host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
+    start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
+    options = flags.words({**COMMON, **spec.router.options})
+    return Router((*start, *argv, *options), dict(spec.router.env), host, spec.port, spec.router.health or "/health")

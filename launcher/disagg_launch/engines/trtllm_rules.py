@@ -1,0 +1,74 @@
+"""What TensorRT-LLM refuses or wants to be told about, found before anything starts. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from disagg_launch.engines.trtllm_files import AUTO, OVERLAP, SECTIONS
+from disagg_launch.plan import CONTEXT, Plan
+from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
+
+if TYPE_CHECKING:
+    from disagg_launch.spec import Spec
+
+
+def complaints(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
+    """Errors and warnings, each at its place in the file."""
+    yield from _added(spec)
+    yield from _forms(spec, plan, form)
+    yield from _shapes(spec)
+    if spec.engine.quantize and spec.section(spec.engine.quantize.role).model is None:
+        text = "nothing found; engine.quantize writes its checkpoint there, give the folder"
+        yield _say(spec, (f"{spec.engine.quantize.role}_servers", "model"), text)
+
+
+def _added(spec: Spec) -> Iterator[Complaint]:
+    keys = spec.context_servers.engine_keys
+    if spec.context_servers.num_instances and OVERLAP not in keys:
+        text = "left out; set to true for context servers, which refuse requests while the overlap scheduler is on"
+        yield _say(spec, ("context_servers", OVERLAP), text, WARNING)
+
+
+def _forms(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
+    for instance in plan.instances:
+        counts = Counter(row.node for row in plan.ranks_of(instance.name))
+        key = f"{instance.role}_servers"
+        if form == "serve" and len(counts) > 1:
+            text = f"found serve, but {instance.name} lies on {len(counts)} nodes, and it starts ranks on its own only: use llmapi-launch"
+            yield _say(spec, ("engine", "launch"), text)
+        if form == "llmapi-launch" and len(set(counts.values())) > 1:
+            spread = " + ".join(str(n) for n in counts.values())
+            text = f"{instance.name} has {spread} ranks on its nodes; TensorRT-LLM counts GPUs by rank and needs as many on each node"
+            yield _say(spec, (key, "tensor_parallel_size"), text)
+    if form == "mpi-worker":
+        text = "mpi-worker is deprecated by TensorRT-LLM, and servers can neither be added nor removed; llmapi-launch takes its place"
+        yield _say(spec, ("engine", "launch"), text, WARNING)
+        roles = [one.role for one in sorted(plan.instances, key=lambda i: i.first_rank)]
+        if roles != sorted(roles, key=lambda role: role != CONTEXT):
+            yield _say(spec, ("engine", "launch"), "mpi-worker needs all context ranks before all generation ranks; the plan mixes them")
+        if spec.disagg_cluster or spec.engine.metadata_server:
+            text = "mpi-worker found together with service discovery, which it cannot do; use serve or llmapi-launch"
+            yield _say(spec, ("engine", "launch"), text)
+    if spec.disagg_cluster and spec.disagg_cluster.cluster_uri == AUTO and spec.router.name not in ("builtin", "trtllm"):
+        text = f"found auto, which is the front door's own storage; the router {spec.router.name} has none"
+        yield _say(spec, ("disagg_cluster", "cluster_uri"), text)
+
+
+def _shapes(spec: Spec) -> Iterator[Complaint]:
+    for key, role in SECTIONS.items():
+        section = spec.section(role)
+        if section.data_parallel_size > 1:
+            text = (
+                f"found {section.data_parallel_size}; TensorRT-LLM has no replicas in an instance: use num_instances"
+            )
+            yield _say(spec, (key, "data_parallel_size"), text)
+        experts = section.engine_keys.get("moe_expert_parallel_size")
+        if isinstance(experts, int) and (experts < 1 or section.tensor_parallel_size % experts):
+            text = f"found {experts}; an instance's {section.tensor_parallel_size} tensor-parallel ranks share its experts: give a divisor"
+            yield _say(spec, (key, "moe_expert_parallel_size"), text)
+
+
+def _say(spec: Spec, path: tuple[str, ...], text: str, severity: str = ERROR) -> Complaint:
+    return spec.source.complaint(path, text, key=True, severity=severity)
