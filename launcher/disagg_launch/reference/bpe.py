@@ -1,7 +1,7 @@
 """Tokenizers: text to token ids, and a token id to the bytes it stands for. Byte-level BPE, character BPE, and plain bytes.
 
-Standard library only. Source of the byte-level split: GPT-2's pattern, and llama.cpp's order for `pre = smollm`, in which every digit is cut
-out before that pattern is applied ("\\n 3" is "\\n " and "3").
+Standard library only. Source of the byte-level split: GPT-2's pattern, and llama.cpp's order for `pre = smollm`, in which every digit is
+cut out before that pattern is applied ("\\n 3" is "\\n " and "3").
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class ByteLevel:
     def __init__(self, tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[str], stops: frozenset[int]) -> None:
         letters = byte_letters()
         self.stops = stops
-        self.specials = {text: i for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == 3}
+        self.specials: Mapping[str, int] = {text: i for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == 3}
         self._letters = letters
         self._ids = {text: i for i, text in enumerate(tokens)}
         self._ranks = {(left, right): rank for rank, (left, _, right) in enumerate(text.partition(" ") for text in merges)}

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+Json = dict[str, Any]
 
 
 class Comm(Protocol):
@@ -37,11 +38,14 @@ class Comm(Protocol):
     def gather(self, array: Array) -> Optional[list[Array]]:
         """Every rank's array, in rank order, on rank 0; None elsewhere."""
 
-    def report(self, event: Any) -> None:
-        """Tell the leader something out of turn; there it reaches the function given to `listen`."""
+    def report(self, event: Json) -> None:
+        """Tell the leader something out of turn, a map of plain JSON values; there it reaches the function given to `listen`."""
 
-    def listen(self, hear: Callable[[Any], None], lost: Callable[[str], None]) -> None:
+    def listen(self, hear: Callable[[Json], None], lost: Callable[[str], None]) -> None:
         """Leader: call `hear` for every report and `lost` with a sentence if a rank is gone. Both are called from other threads."""
+
+    def leave(self) -> None:
+        """This rank ends in order: its silence is no alarm."""
 
 
 class Solo:
@@ -50,7 +54,7 @@ class Solo:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self._hear: Callable[[Any], None] = lambda _: None
+        self._hear: Callable[[Json], None] = lambda _: None
 
     def split(self, colour: int) -> Solo:
         """Itself."""
@@ -72,13 +76,16 @@ class Solo:
         """The array alone."""
         return [array]
 
-    def report(self, event: Any) -> None:
+    def report(self, event: Json) -> None:
         """Straight to the listener."""
         self._hear(event)
 
-    def listen(self, hear: Callable[[Any], None], lost: Callable[[str], None]) -> None:
+    def listen(self, hear: Callable[[Json], None], lost: Callable[[str], None]) -> None:
         """Remember the listener; nobody can be lost."""
         self._hear = hear
+
+    def leave(self) -> None:
+        """Nobody listens."""
 
 
 class _Shared:
@@ -87,10 +94,8 @@ class _Shared:
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size)
         self.slots: list[Any] = [None] * size
-        self.mail: dict[tuple[int, int], queue.SimpleQueue[Any]] = {
-            (a, b): queue.SimpleQueue() for a in range(size) for b in range(size)
-        }
-        self.hear: Callable[[Any], None] = lambda _: None
+        self.mail: dict[tuple[int, int], queue.SimpleQueue[Any]] = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
+        self.hear: Callable[[Json], None] = lambda _: None
         self.lost: Callable[[str], None] = lambda _: None
 
 
@@ -141,13 +146,16 @@ class Threads:
         everything = self._exchange(array)
         return everything if self.rank == 0 else None
 
-    def report(self, event: Any) -> None:
+    def report(self, event: Json) -> None:
         """Straight to the leader's listener."""
         self._shared.hear(event)
 
-    def listen(self, hear: Callable[[Any], None], lost: Callable[[str], None]) -> None:
+    def listen(self, hear: Callable[[Json], None], lost: Callable[[str], None]) -> None:
         """Leader: remember both."""
         self._shared.hear, self._shared.lost = hear, lost
+
+    def leave(self) -> None:
+        """Nobody is alarmed by a thread's silence."""
 
     def fail(self, reason: str) -> None:
         """This thread gives up: wake everybody who waits for it and tell the leader."""

@@ -99,14 +99,14 @@ def _q4_1(raw: npt.NDArray[np.uint8]) -> Array:
     scale = blocks[:, 0:2].copy().view(np.float16).astype(np.float32)
     least = blocks[:, 2:4].copy().view(np.float16).astype(np.float32)
     halves = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
-    return halves * scale + least
+    return np.asarray(halves * scale + least, np.float32)
 
 
 def _q8_0(raw: npt.NDArray[np.uint8]) -> Array:
     """32 weights in 34 bytes: scale (f16), then signed bytes."""
     blocks = raw.reshape(-1, 34)
     scale = blocks[:, 0:2].copy().view(np.float16).astype(np.float32)
-    return blocks[:, 2:].view(np.int8) * scale
+    return np.asarray(blocks[:, 2:].view(np.int8) * scale, np.float32)
 
 
 # GGUF type -> ((weights per block, bytes per block), decoder)

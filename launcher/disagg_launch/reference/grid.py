@@ -1,7 +1,7 @@
 """Which layers, heads and vocabulary rows each rank of an instance owns. Pure arithmetic, no arrays.
 
 Ranks are numbered tensor-parallel first: rank = pp_rank * tp + tp_rank. Nothing has to divide: shares differ by one at most.
-Query heads follow their KV head. With more tensor-parallel ranks than KV heads, neighbours hold the same KV head and divide its query heads.
+Query heads follow their KV head. With more tensor-parallel ranks than KV heads, neighbours hold the same one and divide its query heads.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Place:
-    """What one rank owns: `rect` of the KV cache, query heads `query` of each of its KV heads, rows of the feed-forward and the vocabulary."""
+    """What one rank owns: `rect` of the KV cache, query heads `query` of each of its KV heads, `hidden` units, `vocab` rows."""
 
     tp: int
     pp: int

@@ -110,7 +110,7 @@ def _attention(query: Array, keys: Array, values: Array) -> Array:
         scores.reshape(groups, repeat, tokens, -1)[..., -tokens:] += future
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    mixed = scores @ values
+    mixed: Array = scores @ values
     mixed /= scores.sum(axis=-1, keepdims=True)
     return mixed.reshape(groups, repeat, tokens, size).swapaxes(2, 3)
 
@@ -137,13 +137,15 @@ def _layer(tensors: Mapping[str, Array], number: int, shape: Shape, place: Place
 def _normed(x: Array, gain: Array, epsilon: float) -> Array:
     """Root-mean-square normalisation of every column."""
     mean = np.add.reduce(x * x, axis=0) / np.float32(x.shape[0])
-    return x * (gain / np.sqrt(mean + np.float32(epsilon)))
+    normed: Array = x * (gain / np.sqrt(mean + np.float32(epsilon)))
+    return normed
 
 
 def _silu(x: Array) -> Array:
     """x / (1 + exp(-x)); a very negative x gives -0 by way of an infinite divisor."""
     with np.errstate(over="ignore"):
-        return x / (1 + np.exp(-x))
+        activated: Array = x / (1 + np.exp(-x))
+    return activated
 
 
 def _rotary(shape: Shape) -> tuple[Array, Array]:

@@ -79,8 +79,18 @@ WHEELS: Mapping[str, Wheel] = {
 }
 
 RANDOM = Shape(
-    layers=4, groups=4, repeat=2, head_size=16, width=128, hidden=256, vocab=Bytes.SIZE, context=512, rope_base=1e4, epsilon=1e-5, tied=False
-)  # fmt: skip
+    layers=4,
+    groups=4,
+    repeat=2,
+    head_size=16,
+    width=128,
+    hidden=256,
+    vocab=Bytes.SIZE,
+    context=512,
+    rope_base=1e4,
+    epsilon=1e-5,
+    tied=False,
+)
 RANDOM_HELP = "random:SEED[,heads=8][,kv_heads=4][,layers=4][,head_size=16][,hidden=256][,context=512]"
 
 

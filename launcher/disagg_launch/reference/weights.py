@@ -2,7 +2,7 @@
 
 Names: `embed` (vocab, width), `norm` (width), `head` (vocab, width; absent when tied to `embed`), and for layer N `N.attn_norm`, `N.qkv`,
 `N.out`, `N.ffn_norm`, `N.gate_up`, `N.down`. All matrices are (out, in).
-`qkv` is (groups, repeat + 2, head_size, width): for each KV head its query heads, its key and its value, so that a rank's share is one slice.
+`qkv` is (groups, repeat + 2, head_size, width): for each KV head its query heads, its key, its value, so that a rank's share is one slice.
 `gate_up` is (2, hidden, width). Queries are already divided by sqrt(head_size). Rotary positions pair element i with i + head_size / 2.
 """
 
@@ -51,9 +51,7 @@ def read_flat(path: Path) -> Mapping[str, Array]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     index = json.loads(index_path(path).read_text())
-    return {
-        name: np.frombuffer(mapped, np.float32, math.prod(shape), offset).reshape(shape) for name, (offset, shape) in index.items()
-    }
+    return {name: np.frombuffer(mapped, np.float32, math.prod(shape), offset).reshape(shape) for name, (offset, shape) in index.items()}
 
 
 def shape_of_gguf(file: Gguf) -> Shape:
@@ -137,7 +135,8 @@ def fuse(shape: Shape, query: Array, key: Array, value: Array) -> Array:
         return matrix.reshape(groups, -1, size // 2, 2, width).swapaxes(2, 3).reshape(groups, -1, size, width)
 
     scaled = halves(query) * np.float32(1 / math.sqrt(size))
-    return np.concatenate([scaled, halves(key), value.reshape(groups, 1, size, width)], axis=1)
+    fused: Array = np.concatenate([scaled, halves(key), value.reshape(groups, 1, size, width)], axis=1)
+    return fused
 
 
 def from_seed(shape: Shape, seed: int) -> Mapping[str, Array]:
@@ -146,7 +145,9 @@ def from_seed(shape: Shape, seed: int) -> Mapping[str, Array]:
     draw = np.random.default_rng(seed)
 
     def normal(gain: float, *sizes: int) -> Array:
-        return draw.standard_normal(sizes, dtype=np.float32) * np.float32(gain / math.sqrt(sizes[-1]))
+        drawn: Array = draw.standard_normal(sizes, dtype=np.float32)
+        drawn *= np.float32(gain / math.sqrt(sizes[-1]))
+        return drawn
 
     heads = shape.groups * shape.repeat
     tensors = {"embed": draw.standard_normal((shape.vocab, shape.width), dtype=np.float32) * np.float32(0.3)}
