@@ -29,7 +29,7 @@ def plan(spec: pathlib.Path, as_json: bool, explain: bool) -> None:
     from disagg_launch.plan import to_json
 
     topology, made = planned(spec)
-    wrong = _complain(topology, made)
+    wrong = complain(topology, made)
     if as_json:
         click.echo(to_json(made), nl=False)
     else:
@@ -80,7 +80,7 @@ def planned(path: pathlib.Path) -> tuple[Spec, Plan]:
     return topology, place.place(topology)
 
 
-def _complain(topology: Spec, made: Plan) -> bool:
+def complain(topology: Spec, made: Plan) -> bool:
     """Print what lint says on standard error; True if there is an error among it."""
     from disagg_launch import lint, spec
 

@@ -169,7 +169,8 @@ def _rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, tuple[F
     from disagg_launch.commands.plan import complain, planned
 
     topology, plan = planned(path)
-    complain(path, topology, plan)
+    if complain(topology, plan):
+        raise BadInput(f"{path}: the errors above stop it; `disagg-launch lint --explain RULE` tells more")
     chosen = backend or ("slurm" if "slurm" in topology.model_fields_set else "local")
     # this interpreter has the package; nodes of a cluster are promised only a python3
     python = "python3" if chosen == "slurm" else sys.executable
