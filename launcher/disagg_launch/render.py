@@ -23,18 +23,20 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
     BadInput, DoesNotFit or BackendRefused when the spec cannot be carried out as asked.
     """
     python = spec.engine.python or python
-    spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"python": python})})
+    give = backends.load(backend)
+    hostname = spec.hostname if "hostname" in spec.model_fields_set else give.LISTEN
+    spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"python": python}), "hostname": hostname})
     engine = engines.load(spec.engine.name)
     workers = tuple(_worker(spec, layout, one, engine) for one in layout.instances)
     router, router_files = routers.router(spec, layout, python)
-    starts, files = backends.load(backend).render(spec, layout, workers, python)
+    starts, files = give.render(spec, layout, workers, python)
     _check_worlds(spec, workers, starts)
     manifest = launch.Launch(
         digest=layout.digest,
         backend=backend,
         starts=starts,
         workers=workers,
-        router=router,
+        router=give.router(spec, router),
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
         readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s),
         policy=launch.Policy(spec.restart.on_failure, spec.restart.max_restarts, spec.restart.backoff_s, spec.restart.grace_s),

@@ -1,8 +1,14 @@
 """Who gives nodes and starts steps: one module per backend, chosen by name.
 
-A backend module offers `render(spec, plan, workers, python) -> (starts, files)`, pure: one `launch.Start` for each step and the files
-that start it (steps/*.sh, host files, job.sbatch). `python` is the interpreter on the nodes. What a backend does to the outside
-world (asking Slurm for the node list, submitting) stands in functions of its own beside it; a dry run is not calling them.
+A backend module offers, all pure:
+
+- `LISTEN`: what the front door binds when the topology file names no `hostname`;
+- `render(spec, plan, workers, python) -> (starts, files)`: one `launch.Start` for each step and the files that start it (steps/*.sh,
+  host files, job.sbatch). `python` is the interpreter on the nodes;
+- `router(spec, front) -> front`: the front door as this backend starts it;
+- `gateway(folder, environ) -> argv`: the command that runs a rendered folder here and now.
+
+What a backend does to the outside world (submitting) stands in functions of its own beside it; a dry run is not calling them.
 
 To add a backend: write the module, name it in BACKENDS.
 """
@@ -10,11 +16,13 @@ To add a backend: write the module, name it in BACKENDS.
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
-    from disagg_launch.launch import Start, Worker
+    from disagg_launch.launch import Router, Start, Worker
     from disagg_launch.plan import Plan
     from disagg_launch.spec import Spec
 
@@ -24,8 +32,16 @@ BACKENDS = ("local", "mpirun", "slurm")
 class Backend(Protocol):
     """What a backend module looks like."""
 
+    LISTEN: str
+
     def render(self, spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:
         """How each step is started, and the files that do it."""
+
+    def router(self, spec: Spec, front: Router) -> Router:
+        """How the front door is started."""
+
+    def gateway(self, folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """The command that runs the folder."""
 
 
 def load(name: str) -> Backend:
@@ -33,3 +49,13 @@ def load(name: str) -> Backend:
     if name not in BACKENDS:
         raise KeyError(name)
     return cast(Backend, importlib.import_module(f"disagg_launch.backends.{name}"))
+
+
+def same_router(spec: Spec, front: Router) -> Router:
+    """The front door unchanged: a child of the gateway."""
+    return front
+
+
+def gateway_here(folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A gateway on this machine."""
+    return (sys.executable, f"{folder}/runtime.pyz", "gateway", folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from disagg_launch import templating
+from disagg_launch import backends, templating
 from disagg_launch.backends import mpirun
 from disagg_launch.files import RUNNABLE, File
 from disagg_launch.launch import Start, Worker
@@ -14,6 +14,8 @@ from disagg_launch.runtime.tasks import tasks_of
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
+
+LISTEN, router, gateway = "localhost", backends.same_router, backends.gateway_here
 
 
 def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from disagg_launch import templating
+from disagg_launch import backends, templating
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 from disagg_launch.launch import Start, Worker
@@ -19,6 +19,8 @@ from disagg_launch.runtime.tasks import tasks_of
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
+
+LISTEN, router, gateway = "localhost", backends.same_router, backends.gateway_here
 
 HERE = "localhost"
 HOST_FILE = "configs/hosts"

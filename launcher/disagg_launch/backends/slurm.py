@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 STOP, ROUTER = "steps/stop.sh", "steps/router.sh"
 LAUNCHER = "slurm"
+# nobody can name the node that will be given; loopback would shut out the login node
+LISTEN = "0.0.0.0"  # noqa: S104
 
 
 @dataclass(frozen=True)
