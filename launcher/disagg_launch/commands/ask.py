@@ -1,0 +1,237 @@
+"""`disagg-launch ask` and `disagg-launch client`: prompts to a running deployment, answers back, with how fast they came."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+import click
+
+from disagg_launch.errors import BadInput, NotReady, WorkerDied
+
+CONNECT_S = 5.0
+PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+DEFAULT_RUN = Path("runs/latest")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt's answer. `ttft_s` is None when it was not streamed; `tokens` is the server's count."""
+
+    prompt: str
+    text: str
+    tokens: int
+    ttft_s: Optional[float]
+    total_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first per second of streaming; of the whole answer when it was not streamed."""
+        if self.ttft_s is None or self.tokens < 2:
+            return self.tokens / self.total_s
+        return (self.tokens - 1) / max(self.total_s - self.ttft_s, 1e-9)
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--run", "run", type=click.Path(path_type=Path), help=f"Run folder of the deployment. [default: {DEFAULT_RUN}]")
+@click.option("--url", help="The router itself, for example http://127.0.0.1:8000, in place of a run folder.")
+@click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default="chat", show_default=True)
+@click.option("--max-tokens", type=int, default=100, show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--stream/--no-stream", default=True, show_default=True, help="Print the answer as it comes.")
+def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max_tokens: int, temperature: float, stream: bool) -> None:
+    """Send one prompt to a deployment and print the answer; how fast it came goes to standard error."""
+    base = url.rstrip("/") if url else _url_of_run(run or DEFAULT_RUN)
+    body = {"max_tokens": max_tokens, "temperature": temperature, "stream": stream}
+    answer = _send(base, endpoint, prompt, body, show=_echo if stream else None)
+    click.echo("" if stream else answer.text)
+    click.echo(_speed(answer), err=True)
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--disagg_config-file",
+    "--disagg-config-file",
+    "config",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The topology file, or a run folder's configs/router.yaml.",
+)
+@click.option("-p", "--prompts-file", "prompts", required=True, type=click.Path(path_type=Path), help="A JSON list of prompts.")
+@click.option("--max-tokens", type=int, default=100, show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--server-start-timeout", type=float, help="Seconds to wait for the router to be healthy; without it, there is no waiting.")
+@click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default="completions", show_default=True)
+@click.option("-o", "--output-file", type=click.Path(path_type=Path), default=Path("output.json"), show_default=True)
+@click.option("--streaming/--no-streaming", default=True, show_default=True, help="Time to the first token is seen only when streaming.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the end of the text, up to --max-tokens.")
+@click.option("--url", help="The router, in place of the file's hostname and port.")
+def client(config: Path, prompts: Path, max_tokens: int, temperature: float, server_start_timeout: Optional[float], endpoint: str,
+           output_file: Path, streaming: bool, ignore_eos: bool, url: Optional[str]) -> None:  # fmt: skip
+    """Send all prompts of a file at once; answers go to standard output and OUTPUT_FILE, a table of speeds to standard error."""
+    where = _read_yaml(config)
+    base = (url or f"http://{where.get('hostname') or 'localhost'}:{where.get('port') or 8000}").rstrip("/")
+    asked = _read_prompts(prompts)
+    if server_start_timeout:
+        _wait_until_healthy(base, server_start_timeout)
+    body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stream": streaming}
+    if ignore_eos:
+        body["ignore_eos"] = True
+    with ThreadPoolExecutor(max_workers=max(1, min(len(asked), 256))) as pool:
+        answers = list(pool.map(lambda prompt: _send(base, endpoint, prompt, body), asked))
+    output_file.write_text(json.dumps([answer.text for answer in answers], indent=1, ensure_ascii=False) + "\n")
+    for answer in answers:
+        click.echo(f"{click.style('> ' + answer.prompt, bold=True)}\n{answer.text.strip()}\n")
+    click.echo(_table(answers), err=True)
+
+
+def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], show: Any = None) -> Answer:
+    """One prompt's answer. NotReady when nobody listens, BadInput when it is refused, WorkerDied when it breaks."""
+    import requests
+
+    body = {"model": "", **options, **_prompt(endpoint, prompt)}
+    if options["stream"]:
+        body["stream_options"] = {"include_usage": True}
+    began = time.perf_counter()
+    try:
+        body["model"] = _model(base)
+        response = requests.post(base + PATHS[endpoint], json=body, stream=options["stream"], timeout=(CONNECT_S, None))
+    except requests.ConnectionError:
+        raise NotReady(f"{base}: nobody listens there; is the deployment up? (disagg-launch status)") from None
+    if response.status_code != 200:
+        raise _refused(response)
+    if not options["stream"]:
+        said = response.json()
+        return Answer(prompt, _text(said["choices"][0]), _tokens(said), None, time.perf_counter() - began)
+    return _collect(prompt, response, began, show)
+
+
+def _collect(prompt: str, response: Any, began: float, show: Any) -> Answer:
+    parts: list[str] = []
+    ttft, tokens = None, 0
+    for said in _events(response):
+        if "error" in said:
+            raise WorkerDied(f"the answer broke off after {len(parts)} pieces: {said['error'].get('message')}")
+        tokens = _tokens(said) or tokens
+        for choice in said.get("choices", ()):
+            text = _text(choice)
+            if text and ttft is None:
+                ttft = time.perf_counter() - began
+            parts.append(text)
+            if show:
+                show(text)
+    return Answer(prompt, "".join(parts), tokens or len(parts), ttft, time.perf_counter() - began)
+
+
+def _events(response: Any) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines(chunk_size=None):
+        if line.startswith(b"data: ") and line != b"data: [DONE]":
+            yield json.loads(line[6:])
+
+
+def _refused(response: Any) -> Exception:
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:500]
+    kind = NotReady if response.status_code in (429, 502, 503) else BadInput
+    return kind(f"the router answered {response.status_code}: {message}")
+
+
+def _model(base: str) -> str:
+    """The id of the model that is served there."""
+    import requests
+
+    said = requests.get(base + "/v1/models", timeout=CONNECT_S)
+    if said.status_code != 200:
+        raise _refused(said)
+    return str(said.json()["data"][0]["id"])
+
+
+def _prompt(endpoint: str, prompt: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}]} if endpoint == "chat" else {"prompt": prompt}
+
+
+def _text(choice: dict[str, Any]) -> str:
+    said = choice.get("delta") or choice.get("message") or {}
+    return choice.get("text") or said.get("content") or ""
+
+
+def _tokens(said: dict[str, Any]) -> int:
+    return int((said.get("usage") or {}).get("completion_tokens") or 0)
+
+
+def _speed(answer: Answer) -> str:
+    ttft = "" if answer.ttft_s is None else f"TTFT {answer.ttft_s * 1000:.0f} ms, "
+    return f"[{answer.tokens} tokens, {ttft}{answer.tokens_per_s:.1f} tokens/s]"
+
+
+def _table(answers: list[Answer]) -> str:
+    lines = [f"{'prompt':<44} {'TTFT':>9} {'tokens':>7} {'tokens/s':>9}"]
+    for answer in answers:
+        name = " ".join(answer.prompt.split())
+        ttft = "-" if answer.ttft_s is None else f"{answer.ttft_s * 1000:.0f} ms"
+        lines.append(f"{name if len(name) <= 44 else name[:41] + '...':<44} {ttft:>9} {answer.tokens:>7} {answer.tokens_per_s:>9.1f}")
+    total = sum(a.tokens for a in answers)
+    longest = max((a.total_s for a in answers), default=0.0)
+    lines.append(f"{len(answers)} prompts, {total} tokens in {longest:.1f} s: {total / max(longest, 1e-9):.1f} tokens/s together")
+    return "\n".join(lines)
+
+
+def _echo(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _url_of_run(run: Path) -> str:
+    """Where a run's router listens: what the gateway wrote when it opened, else what the plan says. BadInput when there is no run."""
+    for path in (run / "state" / "gateway.json", run / "plan.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            where = json.loads(path.read_text())["router"]
+            host = where["host"] if where["host"] not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104
+            return f"http://{host}:{where['port']}"
+    raise BadInput(f"{run}: no run there (no plan.json with a router); name one with --run, or the router itself with --url")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as wrong:
+        raise BadInput(f"{path}: {wrong}") from None
+    if not isinstance(raw, dict):
+        raise BadInput(f"{path}: found {type(raw).__name__}, a map with hostname and port is needed")
+    return raw
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as wrong:
+        raise BadInput(f"{path}: {wrong}") from None
+    if not isinstance(raw, list) or not all(isinstance(one, str) for one in raw):
+        raise BadInput(f"{path}: a JSON list of strings is needed")
+    return raw
+
+
+def _wait_until_healthy(base: str, limit_s: float) -> None:
+    import requests
+
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        try:
+            if requests.get(base + "/health", timeout=CONNECT_S).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.25)
+    raise NotReady(f"{base}/health was not 200 within {limit_s:g} s")

@@ -1,0 +1,170 @@
+"""The router's configuration file: TensorRT-LLM's disagg_config.yaml, plus one map of our own, `front_door`.
+
+From upstream's keys the router reads `hostname`, `port`, `max_retries`, `model`, `schedule_style`, `perf_metrics_max_requests`,
+`conditional_disagg_config.max_local_prefill_length`, and of `context_servers` and `generation_servers` `urls`, `num_instances`
+and `router` (`type` and its arguments). Every other key is the engines' business and is passed over. The keys of `front_door`
+are the fields of `FrontDoor`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Mapping
+
+import yaml
+
+from disagg_launch.errors import BadInput
+from disagg_launch.plan import CONTEXT, GENERATION
+
+POLICIES = ("round_robin", "load_balancing", "kv_cache_aware", "conversation", "power_of_two")
+DIALECTS = ("trtllm", "vllm", "sglang")
+SCHEDULES = ("context_first", "generation_first")
+
+
+@dataclass(frozen=True)
+class FrontDoor:
+    """Limits, keys and habits of the router itself. Times in seconds, sizes in bytes; 0 means no limit unless said otherwise."""
+
+    dialect: str = "trtllm"  # how the workers are spoken to: trtllm (also the reference engine), vllm, sglang
+    processes: int = 1  # router processes on the one port; each keeps its own counters
+    # who may come in
+    api_keys_file: str = ""  # one key per line; read again when the file changes
+    api_keys_env: str = ""  # name of an environment variable with keys, separated by commas
+    admin_token_file: str = ""  # the token of /admin/*; without it there is no admin interface
+    admin_loopback_only: bool = True  # whether /admin/* answers only to this machine
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    # what may come in
+    max_body_bytes: int = 64 << 20
+    max_header_bytes: int = 32 << 10
+    header_timeout_s: float = 15.0  # from the first byte of a request to the end of its headers and body
+    # how much at once
+    max_in_flight_per_worker: int = 0
+    max_queue: int = 4096  # requests waiting for a worker; one more is answered 429
+    queue_timeout_s: float = 30.0  # a request that waited longer is answered 503
+    # when workers fail
+    request_timeout_s: float = 180.0  # one call to a worker: to its first byte, and for a whole answer that is not streamed
+    stall_timeout_s: float = 60.0  # longest pause inside a stream
+    connect_timeout_s: float = 2.0
+    health_interval_s: float = 2.0
+    health_timeout_s: float = 2.0
+    resume: bool = True  # go on elsewhere when a generation worker dies in mid-stream
+    # what is written down
+    access_log: str = ""  # a file, or "-" for standard output: one JSON object per request
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role's servers ("host:port") and the policy that chooses among them."""
+
+    urls: tuple[str, ...]
+    policy: str = "round_robin"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the router was told. `max_local_prefill` is in tokens, None when conditional disaggregation is off."""
+
+    host: str
+    port: int
+    roles: Mapping[str, Role]
+    model: str = ""
+    max_retries: int = 1
+    schedule: str = "context_first"
+    max_local_prefill: int | None = None
+    perf_metrics_max_requests: int = 0
+    front_door: FrontDoor = field(default_factory=FrontDoor)
+
+
+def load(path: Path) -> Config:
+    """The configuration in a YAML file. BadInput with every complaint at once."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as wrong:
+        raise BadInput(f"{path}: {wrong.strerror}") from None
+    except yaml.YAMLError as wrong:
+        raise BadInput(f"{path}: not YAML: {wrong}") from None
+    return parse(raw, str(path))
+
+
+def parse(raw: Any, where: str = "config") -> Config:
+    """The configuration in plain values, as a YAML file gives them. BadInput with every complaint at once."""
+    if not isinstance(raw, dict):
+        raise BadInput(f"{where}: found {type(raw).__name__}, a map with hostname, port, context_servers, ... is needed")
+    said: list[str] = []
+    conditional = _of(raw, "conditional_disagg_config", dict, None, said)
+    config = Config(
+        host=_of(raw, "hostname", str, "localhost", said),
+        port=_of(raw, "port", int, 8000, said),
+        roles={
+            CONTEXT: _role(_of(raw, "context_servers", dict, {}, said), "context_servers", said),
+            GENERATION: _role(_of(raw, "generation_servers", dict, {}, said), "generation_servers", said),
+        },
+        model=_of(raw, "model", str, "", said),
+        max_retries=_of(raw, "max_retries", int, 1, said),
+        schedule=_choice(_of(raw, "schedule_style", str, SCHEDULES[0], said), SCHEDULES, "schedule_style", said),
+        max_local_prefill=None if conditional is None else _of(conditional, "max_local_prefill_length", int, 0, said),
+        perf_metrics_max_requests=_of(raw, "perf_metrics_max_requests", int, 0, said),
+        front_door=_front_door(_of(raw, "front_door", dict, {}, said), said),
+    )
+    if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
+        said.append("conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where")
+    if said:
+        raise BadInput("\n".join(f"{where}: {one}" for one in said))
+    return config
+
+
+def _role(raw: dict[str, Any], key: str, said: list[str]) -> Role:
+    urls = _of(raw, "urls", list, [], said, key)
+    said.extend(f'{key}.urls: found {url!r}, needed "host:port"' for url in urls if not _is_url(url))
+    count = _of(raw, "num_instances", int, len(urls), said, key)
+    if urls and count != len(urls):
+        said.append(f"{key}: num_instances is {count}, but there are {len(urls)} urls")
+    router = _of(raw, "router", dict, {}, said, key)
+    policy = _choice(str(router.get("type", POLICIES[0])).lower(), POLICIES, f"{key}.router.type", said)
+    return Role(tuple(map(str, urls)), policy, {k: v for k, v in router.items() if k != "type"})
+
+
+def _is_url(url: Any) -> bool:
+    host, _, port = str(url).rpartition(":")
+    return isinstance(url, str) and bool(host) and "/" not in host and port.isdigit() and 0 < int(port) < 65536
+
+
+def _front_door(raw: dict[str, Any], said: list[str]) -> FrontDoor:
+    known = {f.name: f for f in fields(FrontDoor)}
+    values = {}
+    for key, value in raw.items():
+        if key not in known:
+            near = get_close_matches(str(key), known, 1)
+            said.append(f"front_door.{key}: no such key" + (f"; did you mean {near[0]}?" if near else ""))
+            continue
+        values[key] = _of(raw, key, type(known[key].default), known[key].default, said, "front_door")
+        if isinstance(value, (int, float)) and value < 0:
+            said.append(f"front_door.{key}: found {value}, 0 or more is needed")
+    door = FrontDoor(**values)
+    _choice(door.dialect, DIALECTS, "front_door.dialect", said)
+    if bool(door.tls_cert_file) != bool(door.tls_key_file):
+        said.append("front_door: tls_cert_file and tls_key_file go together")
+    return door
+
+
+def _choice(value: str, allowed: tuple[str, ...], key: str, said: list[str]) -> str:
+    if value not in allowed:
+        said.append(f"{key}: found {value!r}, allowed: {', '.join(allowed)}")
+        return allowed[0]
+    return value
+
+
+def _of(raw: Mapping[str, Any], key: str, kind: type, default: Any, said: list[str], where: str = "") -> Any:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if kind is float and type(value) is int:
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        said.append(f"{where + '.' if where else ''}{key}: found {value!r}, needed {kind.__name__}")
+        return default
+    return value

@@ -1,0 +1,41 @@
+"""TensorRT-LLM's worker protocol, which the reference engine speaks too: `disaggregated_params` in requests and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disagg_launch.router.exchange import Exchange, Prefill
+from disagg_launch.router.splice import Ids, dumps, loads
+
+CONCURRENT = False
+_GOES_ON = ("length", "not_finished")
+
+
+def context_body(exchange: Exchange, number: int) -> bytes:
+    """The client's request, not streamed, to be worked on for its prompt only."""
+    params = {"request_type": "context_only", "disagg_request_id": number}
+    return dumps({**exchange.body, "stream": False, "stream_options": None, "disaggregated_params": params})
+
+
+def read_context(exchange: Exchange, answer: bytes) -> Prefill:
+    """Where the KV is, and the prompt's token ids. ValueError if the answer lacks what the second hop needs."""
+    said = loads(answer, "prompt_token_ids")
+    choices = said.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise ValueError("a context answer needs exactly one choice")
+    params = choices[0].pop("disaggregated_params", None)
+    ids = said.pop("prompt_token_ids", None)
+    if choices[0].get("finish_reason") not in _GOES_ON:
+        return Prefill(said, None, None, finished=True)
+    if not isinstance(params, dict) or params.get("ctx_request_id") is None:
+        raise ValueError("a context answer needs choices[0].disaggregated_params.ctx_request_id")
+    return Prefill(said, params, ids if isinstance(ids, Ids) else None)
+
+
+def generation_body(exchange: Exchange, prefill: Prefill, number: int) -> bytes:
+    """The client's request with the KV's whereabouts, and token ids in place of the prompt (chat: beside the messages)."""
+    body: dict[str, Any] = dict(exchange.body)
+    body["disaggregated_params"] = {**(prefill.params or {}), "request_type": "generation_only", "disagg_request_id": number}
+    if prefill.ids is not None:
+        body["prompt_token_ids" if exchange.chat else "prompt"] = prefill.ids
+    return dumps(body)

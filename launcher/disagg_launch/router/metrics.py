@@ -1,0 +1,107 @@
+"""Counters and histograms under upstream's names, and their Prometheus text. Plain attributes: counting must cost next to nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Iterable, Iterator
+
+from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
+from disagg_launch.router.workers import State, Worker
+
+SHORT = tuple(0.001 * 2**i for i in range(22))  # 1 ms to 35 minutes
+LONG = tuple(0.1 * 2**i for i in range(15))
+_COUNTERS = {
+    "total_requests": "requests that came in",
+    "stream_requests": "requests for a stream",
+    "nonstream_requests": "requests for one answer",
+    "validation_exceptions": "requests refused as they were asked",
+    "http_exceptions": "answers with a worker's or the router's own 4xx or 5xx",
+    "internal_errors": "requests that failed for a reason of the router's own",
+    "total_responses": "requests answered",
+    "client_disconnects": "clients that left before their answer",
+    "resumed_streams": "streams that went on at another generation worker",
+    "broken_streams": "streams that ended in an error event",
+    "shed_requests": "requests answered 429 or 503 because of load",
+}
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Observations in seconds by upper bound; the last count is for those above every bound."""
+
+    bounds: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """One more."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def lines(self, name: str, text: str) -> Iterator[str]:
+        """In Prometheus' form."""
+        yield f"# HELP {name} {text}\n# TYPE {name} histogram"
+        below = 0
+        for bound, count in zip(self.bounds, self.counts):
+            below += count
+            yield f'{name}_bucket{{le="{bound:g}"}} {below}'
+        below += self.counts[-1]
+        yield f'{name}_bucket{{le="+Inf"}} {below}\n{name}_sum {self.total:g}\n{name}_count {below}'
+
+
+class Metrics:
+    """All of a router process's numbers."""
+
+    def __init__(self) -> None:
+        self.counted = dict.fromkeys(_COUNTERS, 0)
+        self.queue = Histogram(SHORT)
+        self.ttft = Histogram(SHORT)
+        self.inter_token = Histogram(SHORT)
+        self.hand_over = Histogram(SHORT)
+        self.first_token = {CONTEXT: Histogram(SHORT), GENERATION: Histogram(SHORT)}
+        self.complete = {CONTEXT: Histogram(LONG), GENERATION: Histogram(LONG)}
+        self.retries: dict[tuple[str, str], int] = {}
+
+    def count(self, name: str) -> None:
+        """One more of a counter."""
+        self.counted[name] += 1
+
+    def retried(self, role: str, cause: str) -> None:
+        """A request is sent again, because of `cause`."""
+        self.retries[role, cause] = self.retries.get((role, cause), 0) + 1
+
+    def text(self, workers: Iterable[Worker]) -> str:
+        """The page for Prometheus."""
+        return "\n".join([*self._own(), *self._by_role(list(workers))]) + "\n"
+
+    def _own(self) -> Iterator[str]:
+        for name, text in _COUNTERS.items():
+            yield f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {self.counted[name]}"
+        yield from self.queue.lines("queue_latency_seconds", "waiting for a worker")
+        yield from self.ttft.lines("first_token_latency_seconds", "from the request to the first token sent to the client")
+        yield from self.inter_token.lines("inter_token_latency_seconds", "between two pieces of a stream")
+        yield from self.hand_over.lines(
+            "kv_hand_over_seconds", "from the context answer to the first token: KV transfer and first decode step"
+        )
+        yield "# HELP retries_total requests sent again\n# TYPE retries_total counter"
+        for (role, cause), count in sorted(self.retries.items()):
+            yield f'retries_total{{role="{role}",cause="{cause}"}} {count}'
+
+    def _by_role(self, workers: list[Worker]) -> Iterator[str]:
+        for role, prefix in PREFIX.items():
+            mine = [w for w in workers if w.role == role]
+            for name, attribute in (("total", "requests"), ("error", "errors"), ("retry", "retries"), ("completed", "completed")):
+                yield f"# TYPE {prefix}_{name}_requests counter"
+                yield f"{prefix}_{name}_requests {sum(getattr(w, attribute) for w in mine)}"
+            yield from self.first_token[role].lines(f"{prefix}_first_token_latency_seconds", f"of {role} workers")
+            yield from self.complete[role].lines(f"{prefix}_complete_latency_seconds", f"of {role} workers")
+        yield "# TYPE worker_state gauge\n# TYPE worker_active_requests gauge\n# TYPE worker_requests_total counter"
+        for worker in workers:
+            label = f'role="{worker.role}",worker="{worker.url}"'
+            for state in State:
+                yield f'worker_state{{{label},state="{state.value}"}} {int(worker.state is state)}'
+            yield f"worker_active_requests{{{label}}} {worker.active}\nworker_requests_total{{{label}}} {worker.requests}"

@@ -1,0 +1,320 @@
+"""HTTP/1.1 to the workers: a connection, and a pool of them per worker. This is where a router's time goes, so it is ours and small.
+
+Parsing is httptools'. A body is handed on in the pieces in which it came; nothing looks into it. Deadlines are swept by one
+timer for all connections (`Pool.sweep`), so that a request costs no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Optional
+
+import httptools
+
+HIGH_WATER = 256 * 1024  # bytes waiting for a slow client before the worker is told to wait
+MAX_HEADERS = 64 * 1024  # bytes of response headers
+IDLE_LIMIT_S = 3.5  # below uvicorn's and trtllm-serve's keep-alive of 5 s, so that a reused connection is never one they just closed
+
+_HEAD, _BODY, _END = 1, 2, 3
+
+
+class UpstreamError(Exception):
+    """The worker could not be reached, left, was too slow, or spoke nonsense. `cause` is a word for metrics.
+
+    `untouched` says that not one byte of an answer came on a connection that had been used before: the worker most likely closed
+    it while the request was on its way, so one more try is safe.
+    """
+
+    def __init__(self, cause: str, detail: str = "", untouched: bool = False) -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+        self.untouched = untouched
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection. Call `ask`, then `head`, then `read` until b"" (or `whole`), then `Pool.put`."""
+
+    __slots__ = (
+        "_done", "_error", "_framed", "_header_bytes", "_held", "_parser", "_paused", "_pieces", "_touched", "_transport", "_waiter",
+        "_want", "deadline", "headers", "idle_since", "pool", "reusable", "status", "used",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.used = 0
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: Optional[asyncio.Future[None]] = None
+        self._error: Optional[UpstreamError] = None
+        self._paused = False
+        self._reset()
+        self._done = True  # until something is asked
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.deadline = 0.0
+        self.reusable = False
+        self._pieces: list[bytes] = []
+        self._held = self._header_bytes = self._want = 0
+        self._done = self._touched = self._framed = False
+
+    # what a caller does
+
+    def ask(self, request: bytes, deadline: float) -> None:
+        """Send a whole request (head and body). The answer's headers must be here at `deadline` (monotonic seconds)."""
+        self._reset()
+        self.used += 1
+        self.deadline = deadline
+        self._transport.write(request)
+
+    async def head(self) -> int:
+        """The status, when the headers are complete. UpstreamError if they never will be."""
+        while not self.status:
+            await self._wait(_HEAD)
+        return self.status
+
+    async def read(self) -> bytes:
+        """What has arrived of the body since the last call, at least one byte; b"" at its end. UpstreamError if it is cut short."""
+        while not self._pieces:
+            if self._done:
+                return b""
+            await self._wait(_BODY)
+        return self._take()
+
+    async def whole(self) -> bytes:
+        """The whole body. UpstreamError if it is cut short."""
+        if self._paused:
+            self._resume()
+        while not self._done:
+            await self._wait(_END)
+        return self._take()
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a response header (name in lower case); b"" if there is none."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+    def abort(self, cause: str = "aborted") -> None:
+        """Drop the connection; whoever waits gets UpstreamError(cause)."""
+        self._fail(UpstreamError(cause))
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be asked here."""
+        return self._error is not None or self._transport.is_closing()
+
+    @property
+    def started(self) -> bool:
+        """Whether any byte of the answer has come."""
+        return self._touched
+
+    # inside
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
+        self._held = 0
+        if self._paused:
+            self._resume()
+        return data
+
+    def _resume(self) -> None:
+        self._paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    async def _wait(self, want: int) -> None:
+        if self._error is not None:  # after what came before it has been read
+            raise self._error
+        self._want = want
+        self._waiter = waiter = self.pool.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            self._want = 0
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is None:
+            self._error = error
+        self.reusable = False
+        self._wake()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._touched = self.pool.heard = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as wrong:
+            self._fail(UpstreamError("garbage", str(wrong)))
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        if self.status and not self._framed and not self._done and exc is None and self._error is None:
+            self._done = True  # a body without length ends with its connection
+        elif self._error is None:
+            stale = self.used > 1 and not self._touched
+            self._error = UpstreamError("reset" if exc else "closed", str(exc or "the worker closed the connection"), stale)
+        self._error = self._error or UpstreamError("closed")
+        self.reusable = False
+        self._wake()
+        self.pool.lost(self)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._done:
+            raise ValueError("an answer to nothing")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADERS:
+            raise ValueError("response headers are too long")
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # 100 Continue, 103 Early Hints: not the answer
+            self.headers = []
+            return
+        if status in (204, 304):
+            self._framed = True
+        self.status = status
+        if self._want == _HEAD:
+            self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._held += len(body)
+        if self._held > HIGH_WATER and not self._paused and self._want != _END:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._want == _BODY:
+            self._wake()
+
+    def on_message_complete(self) -> None:
+        if not self.status:
+            return
+        self._done = True
+        self.reusable = self._parser.should_keep_alive() and self._error is None
+        self._wake()
+
+
+class Pool:
+    """The connections to one worker at `host:port`: the youngest idle one first, as many as there are requests.
+
+    `heard` becomes True with every byte from the worker: it is alive, whatever its health page says.
+    """
+
+    def __init__(self, url: str, connect_timeout_s: float = 2.0) -> None:
+        host, _, port = url.rpartition(":")
+        self.url = url
+        self.heard = False
+        self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
+        self._address = (host.strip("[]"), int(port))
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._host = url.encode()
+
+    async def ask(self, method: bytes, path: bytes, body: bytes, extra: bytes, timeout_s: float) -> Connection:
+        """A connection on which this request was sent and whose answer's headers are here; give it back with `put`.
+
+        `extra`: further header lines, each ending in CR LF. UpstreamError after at most one repetition (see there).
+        """
+        head = b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+        request = head % (method, path, self._host, len(body), extra) + body
+        connection = self._reuse() or await self._connect()
+        try:
+            return await self._send(connection, request, timeout_s)
+        except UpstreamError as error:
+            if not error.untouched:
+                raise
+        return await self._send(await self._connect(), request, timeout_s)
+
+    async def fetch(self, path: bytes, timeout_s: float, method: bytes = b"GET", body: bytes = b"") -> tuple[int, bytes]:
+        """(status, body) of a small request, all within `timeout_s`. UpstreamError."""
+        connection = await self.ask(method, path, body, b"", timeout_s)
+        try:
+            return connection.status, await connection.whole()
+        finally:
+            self.put(connection)
+
+    def put(self, connection: Connection) -> None:
+        """Take a connection back: kept if its answer is complete, otherwise dropped, which tells the worker to stop."""
+        if connection not in self._busy:
+            return
+        self._busy.discard(connection)
+        if connection.reusable and not connection.closed:
+            connection.idle_since = self.loop.time()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def abort(self, cause: str) -> None:
+        """Drop every connection, at once: the worker is known to be gone."""
+        for connection in [*self._busy, *self._idle]:
+            connection.abort(cause)
+
+    def sweep(self, now: float) -> None:
+        """Drop what is past its deadline and what has been idle for too long. Call it several times a second."""
+        for connection in [c for c in self._busy if 0 < c.deadline < now]:
+            connection.abort("timeout")
+        while self._idle and self._idle[0].idle_since < now - IDLE_LIMIT_S:
+            self._idle.pop(0).abort("idle")
+
+    def lost(self, connection: Connection) -> None:
+        """Called by a connection that has ended by itself."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._busy) + len(self._idle)
+
+    def _reuse(self) -> Optional[Connection]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and connection.idle_since > self.loop.time() - IDLE_LIMIT_S:
+                return connection
+            connection.abort("idle")
+        return None
+
+    async def _connect(self) -> Connection:
+        self.loop = asyncio.get_running_loop()
+        making = self.loop.create_connection(lambda: Connection(self), *self._address)
+        try:
+            _, connection = await asyncio.wait_for(making, self._connect_timeout_s)
+        except (OSError, asyncio.TimeoutError) as wrong:
+            raise UpstreamError("connect", str(wrong) or f"no connection within {self._connect_timeout_s:g} s") from None
+        return connection
+
+    async def _send(self, connection: Connection, request: bytes, timeout_s: float) -> Connection:
+        self._busy.add(connection)
+        try:
+            connection.ask(request, self.loop.time() + timeout_s)
+            await connection.head()
+        except BaseException:
+            self._busy.discard(connection)
+            connection.abort()
+            raise
+        return connection
