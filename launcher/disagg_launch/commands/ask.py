@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -192,13 +191,12 @@ def _echo(text: str) -> None:
 
 
 def _url_of_run(run: Path) -> str:
-    """Where a run's router listens: what the gateway wrote when it opened, else what the plan says. BadInput when there is no run."""
-    for path in (run / "state" / "gateway.json", run / "plan.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            where = json.loads(path.read_text())["router"]
-            host = where["host"] if where["host"] not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104
-            return f"http://{host}:{where['port']}"
-    raise BadInput(f"{run}: no run there (no plan.json with a router); name one with --run, or the router itself with --url")
+    """Where a run's router listens, as its gateway says. BadInput when no gateway has run there."""
+    try:
+        url: str = json.loads((run / "state" / "status.json").read_text())["router"]["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{run}: no deployment was started there; name its run folder with --run, or the router itself with --url") from None
+    return url
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
