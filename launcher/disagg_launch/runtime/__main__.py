@@ -8,7 +8,7 @@ import sys
 from typing import List, Optional
 
 from disagg_launch.errors import DisaggError
-from disagg_launch.runtime import processes, world
+from disagg_launch.runtime import processes, register, world
 from disagg_launch.runtime.launchers import LAUNCHERS
 
 
@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     warden = commands.add_parser("warden", help="end what is marked when standard input closes")
     warden.add_argument("--life", required=True)
     warden.add_argument("--grace-s", type=float, required=True)
+    joining = commands.add_parser("register", help="keep a worker registered in a disagg cluster, and become it")
+    register.add_arguments(joining)
     return top
 
 
@@ -72,6 +74,8 @@ def _command(options: argparse.Namespace) -> int:
         else:
             found = allocation.hosts_of_step(_here(), options.step, os.environ) if options.step else allocation.hosts(os.environ)
             print(",".join(found))
+    elif options.command == "register":
+        return register.main(options, os.environ)
     elif options.command == "world":
         sys.exit(world.run(options))
     elif options.command == "down":

@@ -1,7 +1,7 @@
 """Makes one worker known for as long as it serves: waits for its health, registers, refreshes, registers again after a loss, leaves.
 
-In process it is a thread (`Registrar`); for an engine that cannot register it is a companion process: `register ... -- COMMAND`
-forks one and becomes COMMAND. It never holds the worker up, and what goes wrong with the storage is its own trouble.
+It is a thread of the worker, or of the companion process that `register` makes for an engine that cannot do it. It never holds the
+worker up, and what goes wrong with the storage is its own trouble.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import contextlib
 import http.client
 import logging
 import os
-import signal
 import socket
 import threading
-from typing import Any, Mapping, NoReturn, Optional, Sequence
+from dataclasses import dataclass
+from typing import Tuple
 
 from disagg_launch.errors import BackendRefused
-from disagg_launch.runtime import processes, stores
-from disagg_launch.runtime.cluster import ANYWHERE, Cluster, Member, is_loopback, new_member
+from disagg_launch.runtime import stores
+from disagg_launch.runtime.cluster import ANYWHERE, Cluster, is_loopback, new_member
+from disagg_launch.runtime.metadata import Metadata, new_entry
 from disagg_launch.runtime.stores import Store, Unreachable
 
 HEALTH_INTERVAL_S = 0.1
@@ -29,18 +30,36 @@ STRIKES = 2
 log = logging.getLogger(__name__)
 
 
-class Registrar(threading.Thread):
-    """Keeps `member` in the cluster's storage between `start` and `leave`; `health` is the path that has to answer 200 at `host`:port."""
+@dataclass(frozen=True)
+class Entry:
+    """What is kept in the storage: refreshed every `beat_s`, gone `ttl_s` after the last time (FOREVER: only looked after)."""
 
-    def __init__(self, cluster: Cluster, member: Member, store: Store, health: str = "/health", host: str = "127.0.0.1") -> None:
-        super().__init__(name=f"registrar {member.worker_id}", daemon=True)
-        self.member = member
-        self._cluster, self._store = cluster, store
-        self._health, self._host = health, host
-        self._key = f"{cluster.prefix}/{member.worker_id}"
+    key: str
+    value: str
+    ttl_s: float
+    beat_s: float
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Where the worker is asked whether it serves: `health` has to answer 200."""
+
+    host: str
+    port: int
+    health: str = "/health"
+
+
+class Registrar(threading.Thread):
+    """Keeps `entry` in `store` between `start` and `leave`, from the moment on at which the worker serves."""
+
+    def __init__(self, store: Store, entry: Entry, worker: Probed) -> None:
+        super().__init__(name=f"registrar {entry.key}", daemon=True)
+        self.entry = entry
+        self._store, self._worker = store, worker
         self._left = threading.Event()
         self._strikes = 0
         self._was_in = False
+        self._said = ""
         self.registered = threading.Event()
 
     def run(self) -> None:
@@ -48,11 +67,9 @@ class Registrar(threading.Thread):
         pause_s = 0.0
         while not self._left.wait(pause_s):
             if not self._fit():
-                pause_s = HEALTH_INTERVAL_S if not self.registered.is_set() else RETRY_S
-            elif self._refreshed():
-                pause_s = self._pause_s()
+                pause_s = HEALTH_INTERVAL_S if not self.registered.is_set() else min(RETRY_S, self.entry.beat_s)
             else:
-                pause_s = min(RETRY_S, self._pause_s())
+                pause_s = self.entry.beat_s if self._kept() else min(RETRY_S, self.entry.beat_s)
 
     def leave(self) -> None:
         """Take the entry out; back within LEAVE_S or so, whether that succeeded or not."""
@@ -60,52 +77,50 @@ class Registrar(threading.Thread):
         self.join(LEAVE_S)
         if self._was_in:
             with contextlib.suppress(Unreachable, BackendRefused):
-                self._store.delete(self._key)
+                self._store.delete(self.entry.key)
         self.registered.clear()
-
-    def _pause_s(self) -> float:
-        cluster = self._cluster
-        return cluster.heartbeat_s if 0 < cluster.heartbeat_s < cluster.inactive_s else cluster.inactive_s / 2
 
     def _fit(self) -> bool:
         """Whether the worker serves: it has to at first; later one miss is forgiven."""
-        patience_s = max(1.0, self._cluster.heartbeat_s)
-        if healthy(self._host, self.member.port, self._health, patience_s):
+        if healthy(self._worker, max(1.0, self.entry.beat_s)):
             self._strikes = 0
             return True
         self._strikes += 1
         return self.registered.is_set() and self._strikes < STRIKES
 
-    def _refreshed(self) -> bool:
-        """Whether the entry is in the storage now, and for another `inactive_s`."""
+    def _kept(self) -> bool:
+        """Whether the entry is in the storage now, and for another `ttl_s`."""
         try:
-            if self.registered.is_set() and self._store.expire(self._key, self._cluster.inactive_s):
+            if self.registered.is_set() and self._refreshed():
                 return True
             # what was in once is ours: after a loss, or with a storage that forgot, nobody else's entry is overwritten
-            done = self._store.set(self._key, self.member.to_json(), self._cluster.inactive_s, overwrite=self._was_in)
+            done = self._store.set(self.entry.key, self.entry.value, self.entry.ttl_s, overwrite=self._was_in)
         except (Unreachable, BackendRefused) as problem:
-            self._say(f"{self.member.worker_id} cannot reach its cluster: {problem}")
+            self._say(str(problem))
             return False
-        self._was_in = self._was_in or done
         if done:
-            self.registered.set()
-            log.info("registered %s at %s", self.member.worker_id, self._cluster.uri)
+            self._was_in = True
             self._said = ""
+            self.registered.set()
+            log.info("registered as %s", self.entry.key)
         return done
 
-    _said = ""
+    def _refreshed(self) -> bool:
+        if self.entry.ttl_s < 0:
+            return self._store.get(self.entry.key) is not None
+        return self._store.expire(self.entry.key, self.entry.ttl_s)
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            log.warning("%s; trying again", text)
-            self._said = text
+    def _say(self, problem: str) -> None:
+        if problem != self._said:
+            log.warning("%s is not kept up to date: %s; trying again", self.entry.key, problem)
+            self._said = problem
 
 
-def healthy(host: str, port: int, path: str, patience_s: float) -> bool:
+def healthy(worker: Probed, patience_s: float) -> bool:
     """Whether GET answers 200 within `patience_s`."""
-    connection = http.client.HTTPConnection(host, port, timeout=patience_s)
+    connection = http.client.HTTPConnection(worker.host, worker.port, timeout=patience_s)
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request("GET", worker.health, headers={"Connection": "close"})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -114,22 +129,38 @@ def healthy(host: str, port: int, path: str, patience_s: float) -> bool:
 
 
 def register(cluster: Cluster, role: str, host: str, port: int, token: str = "", health: str = "/health") -> Registrar:
-    """A started registrar for the worker that binds `host`:`port`, with an address that others can reach."""
-    member = new_member(role, reachable(host, cluster), port)
-    probed = "127.0.0.1" if host in ANYWHERE else host
-    registrar = Registrar(cluster, member, stores.connect(cluster.uri, token), health, probed)
+    """A started registrar in a cluster, for the worker that binds `host`:`port`, with an address that others can reach."""
+    one = new_member(role, reachable(host, cluster.address), port)
+    beats = 0 < cluster.heartbeat_s < cluster.inactive_s
+    if not beats:
+        log.warning("a heartbeat of %g s does not fit a time-out of %g s: half of that is taken", cluster.heartbeat_s, cluster.inactive_s)
+    entry = Entry(
+        f"{cluster.prefix}/{one.worker_id}", one.to_json(), cluster.inactive_s, cluster.heartbeat_s if beats else cluster.inactive_s / 2
+    )
+    return _started(stores.connect(cluster.uri, token), entry, host, port, health)
+
+
+def announce(metadata: Metadata, role: str, host: str, port: int, model: str, health: str = "/health") -> Registrar:
+    """A started registrar at a metadata server."""
+    key, value = new_entry(role, reachable(host, (metadata.hostname, metadata.port)), port, model)
+    return _started(metadata.store(), Entry(key, value, stores.FOREVER, metadata.refresh_interval), host, port, health)
+
+
+def _started(store: Store, entry: Entry, host: str, port: int, health: str) -> Registrar:
+    registrar = Registrar(store, entry, Probed("127.0.0.1" if host in ANYWHERE else host, port, health))
     registrar.start()
     return registrar
 
 
-def reachable(bound: str, cluster: Cluster) -> str:
-    """The address to be known by: the bound one, or where that says nothing to others, this machine's own towards the storage.
+def reachable(bound: str, storage: Tuple[str, int]) -> str:
+    """The address to be known by: $DISAGG_ADVERTISE, the bound one, or where that says nothing to others, ours towards the storage.
 
     A loopback address stays as long as the storage is on this machine too: whoever reads the entry is then here as well.
     """
-    if bound not in ANYWHERE and not is_loopback(bound):
-        return bound
-    host, port = cluster.address
+    told = os.environ.get("DISAGG_ADVERTISE")
+    if told or (bound not in ANYWHERE and not is_loopback(bound)):
+        return told or bound
+    host, port = storage
     if is_loopback(host):
         return "127.0.0.1" if bound in ANYWHERE else bound
     try:
@@ -140,37 +171,5 @@ def reachable(bound: str, cluster: Cluster) -> str:
     except OSError:
         return socket.gethostname()
     if is_loopback(bound) and not is_loopback(own):
-        log.warning("the worker listens on %s only, the cluster is at %s: others cannot reach it; bind another address", bound, cluster.uri)
+        log.warning("the worker listens on %s only, the cluster is at %s: others cannot reach it; bind another address", bound, host)
     return own
-
-
-def become(command: Sequence[str], registrar: Mapping[str, Any], environ: Mapping[str, str]) -> NoReturn:
-    """Fork the companion that registers, and become `command` in this process; only the first rank of an instance registers.
-
-    `registrar` are the arguments of `register`.
-    """
-    if environ.get("DISAGG_INSTANCE_RANK", "0") == "0" and os.fork() == 0:
-        os._exit(_accompany(registrar))
-    try:
-        os.execvpe(command[0], list(command), dict(environ))  # noqa: S606  (no shell is wanted here)
-    except OSError as problem:
-        raise BackendRefused(f"{command[0]!r} cannot be started ({problem.strerror}): install it or give its full path") from None
-
-
-def _accompany(registrar: Mapping[str, Any]) -> int:
-    """The companion's life: registered as long as its parent, the worker, lives and nobody has sent SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="registrar: %(message)s")
-    parent = os.getppid()
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: over.set())
-    processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGTERM)
-    made: Optional[Registrar] = None
-    try:
-        made = register(**registrar)
-        while os.getppid() == parent and not over.wait(RETRY_S):
-            pass
-    finally:
-        if made is not None:
-            made.leave()
-    return 0
