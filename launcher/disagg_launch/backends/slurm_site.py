@@ -33,7 +33,7 @@ class Site(BaseModel):
     container: Literal["pyxis", "apptainer", "none"] = "none"
     sharing: Literal["overlap", "exact"] = "overlap"
     """overlap: a step sees its whole node and takes the GPUs the plan names. exact: Slurm gives each step GPUs and CPUs of its own."""
-    cpu_bind: Optional[Text] = "none"
+    cpu_bind: Optional[Text] = None
     """srun's --cpu-bind."""
     account: Optional[Text] = None
     partition: Optional[Text] = None

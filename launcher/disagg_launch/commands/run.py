@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 import click
@@ -23,9 +24,19 @@ RUNS = pathlib.Path("runs")
 LATEST = RUNS / "latest"
 POLL_S = 0.1
 
+
+def run_folder(value: str) -> pathlib.Path:
+    """The run folder of that path, or the one that the Slurm job of that number was sent from."""
+    if not str(value)[:1].isdigit() or os.path.exists(value):
+        return pathlib.Path(value)
+    from disagg_launch.backends import slurm_jobs
+
+    return slurm_jobs.folder_of(value)
+
+
 folder_type = click.Path(path_type=pathlib.Path)
 spec_argument = click.argument("spec", type=folder_type)
-run_argument = click.argument("run", type=folder_type, default=LATEST)
+run_argument = click.argument("run", type=run_folder, default=LATEST)
 run_option = click.option("--run", type=folder_type, help="The run folder. [default: runs/NAME, counted up]")
 backend_option = click.option(
     "--backend",
@@ -41,13 +52,11 @@ backend_option = click.option(
 @click.option("--dry-run", is_flag=True, help="Print every text that would be written, and write nothing.")
 def render(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], dry_run: bool) -> None:
     """Write the run folder of SPEC and start nothing. Prints the folder's path."""
-    topology, files = _rendered(spec, backend)
+    topology, _, files = rendered(spec, backend)
     if dry_run:
-        for one in files:
-            if isinstance(one.text, str):
-                click.echo(f"==> {one.path} <==\n{one.text}")
-        return
-    click.echo(_written(topology, files, run))
+        show(files)
+    else:
+        click.echo(written(topology, files, run))
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -60,12 +69,14 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
 
     With `-- COMMAND ...` the command runs once the router is open (DISAGG_URL names it), then everything is stopped; its exit code is ours.
     """
-    topology, files = _rendered(spec, backend)
-    folder = _written(topology, files, run)
+    from disagg_launch import backends
+
+    topology, chosen, files = rendered(spec, backend)
+    folder = written(topology, files, run)
     click.echo(f"run folder: {folder}", err=True)
-    gateway = [sys.executable, str(folder / "runtime.pyz"), "gateway", str(folder)]
+    gateway = backends.load(chosen).gateway(str(folder), os.environ)
     if not command:
-        os.execv(gateway[0], gateway)  # noqa: S606
+        os.execvp(gateway[0], gateway)  # noqa: S606
     sys.exit(_with_command(gateway, folder, command))
 
 
@@ -88,14 +99,17 @@ def down(run: pathlib.Path) -> None:
 @run_argument
 @click.option("--json", "as_json", is_flag=True, help="Print state/status.json.")
 def status(run: pathlib.Path, as_json: bool) -> None:
-    """Say how the deployment in RUN [default: the latest] is. Exit code 0 if it is ready, 5 if not yet, 6 if it failed or is down."""
+    """Say how the deployment in RUN (a folder or a Slurm job's id) [default: the latest] is.
+
+    Exit code 0 if it is ready, 5 if not yet, 6 if it failed or is down.
+    """
     found = _status(run)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         for line in _status_lines(found):
             click.echo(line)
-    sys.exit({"ready": 0, "starting": NotReady.exit_code}.get(found["state"], WorkerDied.exit_code))
+    sys.exit({"ready": 0, "starting": NotReady.exit_code, "pending": NotReady.exit_code}.get(found["state"], WorkerDied.exit_code))
 
 
 @click.command()
@@ -111,9 +125,13 @@ def logs(run: pathlib.Path, instances: tuple[str, ...], follow: bool) -> None:
 
 
 def _status(run: pathlib.Path) -> dict[str, Any]:
-    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers."""
+    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers. `job`: what Slurm says of it."""
     from disagg_launch.runtime import folder
 
+    if (run / "job.json").exists():
+        from disagg_launch.backends import slurm_jobs
+
+        return slurm_jobs.status_now(run)
     try:
         found: dict[str, Any] = json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -127,14 +145,17 @@ def _status(run: pathlib.Path) -> dict[str, Any]:
 
 
 def _status_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
+    if "instances" not in found:
+        return [found["job"]]
+    lines = [found["job"]] if found.get("job") else []
+    lines += [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
     for one in [*found["instances"], found["router"]]:
         restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
         lines.append(f"  {one['name']:8} {one['ended'] or one['stage']}{restarts}  {one['url']}  {one['detail']}".rstrip())
     return lines
 
 
-def _with_command(gateway: list[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:
+def _with_command(gateway: Sequence[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:
     """The exit status of `command`, run between the open router and an orderly stop; the gateway's if it did not get that far."""
     watcher = subprocess.Popen(gateway, stdout=subprocess.PIPE, text=True)
     try:
@@ -164,7 +185,8 @@ def _while(watcher: subprocess.Popen[str], command: subprocess.Popen[bytes]) -> 
         command.wait()
 
 
-def _rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, tuple[File, ...]]:
+def rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, str, tuple[File, ...]]:
+    """The topology in a file, the backend chosen, and every file of its run folder. BadInput after every complaint was printed."""
     from disagg_launch import render
     from disagg_launch.commands.plan import complain, planned
 
@@ -174,10 +196,18 @@ def _rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, tuple[F
     chosen = backend or ("slurm" if "slurm" in topology.model_fields_set else "local")
     # this interpreter has the package; nodes of a cluster are promised only a python3
     python = "python3" if chosen == "slurm" else sys.executable
-    return topology, render.render(topology, plan, chosen, python)
+    return topology, chosen, render.render(topology, plan, chosen, python)
 
 
-def _written(topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path]) -> pathlib.Path:
+def show(files: Iterable[File]) -> None:
+    """Print every text that would be written."""
+    for one in files:
+        if isinstance(one.text, str):
+            click.echo(f"==> {one.path} <==\n{one.text}")
+
+
+def written(topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path]) -> pathlib.Path:
+    """The absolute path of the run folder with these files; without a name, runs/NAME or the next that is free."""
     from disagg_launch import render
 
     folder = (run or _unused(RUNS / topology.name)).absolute()

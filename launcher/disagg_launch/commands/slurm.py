@@ -1,0 +1,96 @@
+"""`submit`, `wait`, `cancel`, `site`: what is done with a deployment from a login node."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Optional
+
+import click
+
+from disagg_launch.errors import BadInput
+
+job_argument = click.argument("run", metavar="RUN|JOB")
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=pathlib.Path))
+@click.option("--run", type=click.Path(path_type=pathlib.Path), help="The run folder. [default: runs/NAME, counted up]")
+@click.option("--dry-run", is_flag=True, help="Print every text that would be sent, and send nothing.")
+@click.option("--test-only", is_flag=True, help="Ask Slurm when and where the job could start, and send nothing.")
+def submit(spec: pathlib.Path, run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
+    """Render SPEC and send it to Slurm. Prints the job id and nothing else."""
+    from disagg_launch import render
+    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.commands import run as runs
+
+    topology, _, files = runs.rendered(spec, "slurm")
+    if dry_run:
+        runs.show(files)
+    elif test_only:
+        with tempfile.TemporaryDirectory(prefix="disagg-launch-") as folder:
+            render.write(files, pathlib.Path(folder))
+            click.echo(slurm_jobs.test(pathlib.Path(folder)), err=True)
+    else:
+        click.echo(slurm_jobs.send(runs.written(topology, files, run)))
+
+
+@click.command()
+@job_argument
+@click.option("--limit-s", type=click.FloatRange(min=0), default=float("inf"), help="Give up after so many seconds. [default: never]")
+def wait(run: str, limit_s: float) -> None:
+    """Wait until a submitted run is ready, and print the front door's URL. Exit code 5 after --limit-s, 6 if it failed."""
+    from disagg_launch.backends import slurm_jobs
+
+    folder = slurm_jobs.folder_of(run)
+    click.echo(slurm_jobs.wait(folder, limit_s, lambda text: click.echo(text, err=True)))
+
+
+@click.command()
+@job_argument
+@click.option("--patience-s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="How long it may take to stop in order.")
+def cancel(run: str, patience_s: float) -> None:
+    """Stop a submitted run in order, or take it out of the queue; comes back when its job has ended."""
+    from disagg_launch.backends import slurm_jobs
+
+    folder = pathlib.Path(run)
+    job = slurm_jobs.job_of(folder) if folder.is_dir() else run
+    if job is None or not job[0].isdigit():
+        raise BadInput(f"{run}: neither a job id nor a run folder that a job was sent from")
+    click.echo(slurm_jobs.cancel(job, patience_s).sentence())
+
+
+@click.group()
+def site() -> None:
+    """Site profiles: what is true of a cluster and not of a deployment."""
+
+
+@site.command("list")
+def list_() -> None:
+    """Print the profiles that come with the program."""
+    from disagg_launch.backends import slurm_site
+
+    for name, about in slurm_site.names().items():
+        click.echo(f"{name:14} {about}")
+
+
+@site.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a profile, given by name or path, as far as it differs from the defaults."""
+    from disagg_launch.backends import slurm_site
+
+    click.echo(slurm_site.to_yaml(slurm_site.load(name)), nl=False)
+
+
+@site.command()
+@click.option("-o", "--out", type=click.Path(path_type=pathlib.Path, dir_okay=False), help="The file to write. [default: standard output]")
+def probe(out: Optional[pathlib.Path]) -> None:
+    """Write a profile by asking the cluster whose login node this is; it then works from anywhere (slurm: {site: FILE})."""
+    from disagg_launch.backends import slurm_probe, slurm_site
+
+    text = slurm_site.to_yaml(slurm_probe.probe())
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")

@@ -1,0 +1,73 @@
+"""A worker that can do what a model server does wrong: the first rank answers HTTP, and every rank ends as it is told.
+
+worker.py --host H --port P [--hang]        /health, /who, /exit?code=3, /kill (itself, SIGKILL), /kill-peer?rank=1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+RANK = int(os.environ.get("DISAGG_INSTANCE_RANK", "0"))
+NAMES = ("INSTANCE", "ROLE", "RANK", "INSTANCE_RANK", "TP_RANK", "PP_RANK")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Says who this is, or ends it."""
+
+    def do_GET(self) -> None:
+        """Answer one request."""
+        url = urlsplit(self.path)
+        if url.path == "/exit":
+            os._exit(int(parse_qs(url.query)["code"][0]))
+        if url.path == "/kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        body = json.dumps(who()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: probes would fill the log."""
+
+
+def who() -> dict[str, str]:
+    """What this process was told it is."""
+    told = {name.lower(): os.environ.get(f"DISAGG_{name}", "") for name in NAMES}
+    return {**told, "host": socket.gethostname(), "pid": str(os.getpid()), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "none")}
+
+
+def leave(*_: object) -> None:
+    """Say good-bye: a test sees by this line that the end was asked for, not forced."""
+    print("leaving in order", flush=True)
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve, or wait."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--out", default="", help="folder for one file per rank")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, leave)
+    print(f"rank {RANK} on {socket.gethostname()}", flush=True)
+    if options.out:
+        (Path(options.out) / f"{os.environ['DISAGG_RANK']}.json").write_text(json.dumps(who()))
+    if RANK == 0 or "DISAGG_INSTANCE" not in os.environ:
+        ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
+    while True:
+        time.sleep(3600)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
