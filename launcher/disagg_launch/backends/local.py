@@ -22,14 +22,16 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
     """One start and one script for each instance."""
     starts, files = [], []
     for step, worker in zip(steps_per_instance(plan), workers):
-        script = f"steps/{step.name}.sh"
+        script, host_file = f"steps/{step.name}.sh", f"configs/hosts.{step.name}"
         start = Start(step.name, step.first_rank, step.size, step.instances, ("bash", script))
         count = len(tasks_of(plan, start, (worker,)))
         environ: tuple[tuple[str, str], ...] = ()
-        if count > 1 and worker.in_process:
+        if count > 1 and (worker.in_process or worker.world):
             flavor = mpirun.FLAVORS[spec.mpi.flavor]
             start, environ = replace(start, launcher=flavor.launcher), flavor.environ
-            command = mpirun.command(spec, python, step.name, plan.digest, count)
+            here = [mpirun.HERE] * count
+            command = mpirun.command(spec, python, step.name, plan.digest, here, host_file)
+            files.append(File(host_file, mpirun.host_lines(flavor, here)))
         else:
             begin = ["rank", "--launcher", "local"] if count == 1 else ["spread"]
             command = [python, "runtime.pyz", *begin, "--step", step.name, "--digest", plan.digest]

@@ -31,27 +31,32 @@ class Flavor:
     """What one MPI's mpirun wants to hear.
 
     `launcher`: its row in runtime/launchers.py. `flags`: each output line marked with its rank, more ranks than cores allowed, no
-    binding. `hosts`: the flags before the host file's path. `counted`: neighbours in rank share a line `host:count`; otherwise
-    a line for each rank. `environ`: for mpirun and ranks.
+    binding. `line`: neighbours in rank on one host, as a line of the host file. `hosts`: the flags before that file's path.
+    `sequence`: those flags when several hosts take turns, for which this MPI wants a line for each rank. `environ`: for all of them.
     """
 
     launcher: str
     program: str
     flags: tuple[str, ...]
+    line: str
     hosts: tuple[str, ...]
-    counted: bool
+    sequence: tuple[str, ...] = ()
     environ: tuple[tuple[str, str], ...] = ()
 
 
 FLAVORS = {
-    "mpich": Flavor("hydra", "mpiexec", ("-prepend-rank",), ("-f",), counted=True),
+    "mpich": Flavor("hydra", "mpiexec", ("-prepend-rank",), "{host}:{count}", ("-f",), environ=(("MPI4PY_MPIABI", "mpich"),)),
     "openmpi": Flavor(
         "openmpi",
         "mpirun",
         ("--tag-output", "--oversubscribe", "--bind-to", "none"),
-        ("--map-by", "seq", "--hostfile"),
-        counted=False,
+        "{host} slots={count}",
+        ("--map-by", "slot", "--hostfile"),
+        # Open MPI puts the host it starts on first, wherever the file has it; only this mapper keeps to the file. It wants real host
+        # names: it does not know `localhost`.
+        sequence=("--map-by", "seq", "--hostfile"),
         environ=(
+            ("MPI4PY_MPIABI", "openmpi"),
             ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
             ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
             # ranks that wait must not burn a core that others need
@@ -73,26 +78,30 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
     step, flavor = step_of_world(plan), FLAVORS[spec.mpi.flavor]
     script = f"steps/{step.name}.sh"
     start = Start(step.name, step.first_rank, step.size, step.instances, ("bash", script), launcher=flavor.launcher)
-    tasks = tasks_of(plan, start, workers)
-    argv = command(spec, python, step.name, plan.digest, len(tasks), HOST_FILE)
+    on_hosts = [hosts[t.row.node] for t in tasks_of(plan, start, workers)]
+    argv = command(spec, python, step.name, plan.digest, on_hosts)
     text = templating.render("mpirun/step.sh.j2", step=step, digest=plan.digest, environ=flavor.environ, command=argv)
-    host_file = File(HOST_FILE, host_lines([hosts[t.row.node] for t in tasks], flavor.counted))
-    return (start,), (File(script, text, RUNNABLE), host_file)
+    return (start,), (File(script, text, RUNNABLE), File(HOST_FILE, host_lines(flavor, on_hosts)))
 
 
-def command(spec: Spec, python: str, step: str, digest: str, count: int, host_file: str = "") -> list[str]:
-    """The mpirun that starts `count` tasks of a step; without a host file, on this machine."""
+def command(spec: Spec, python: str, step: str, digest: str, hosts: list[str], host_file: str = HOST_FILE) -> list[str]:
+    """The mpirun that starts one task of a step on each of `hosts`, as `host_file` tells it."""
     flavor = FLAVORS[spec.mpi.flavor]
-    where = [*flavor.hosts, host_file] if host_file else []
+    where = [*(flavor.sequence if _takes_turns(flavor, hosts) else flavor.hosts), host_file]
     rank = [python, "runtime.pyz", "rank", "--launcher", flavor.launcher, "--step", step, "--digest", digest]
-    return [_program(spec, python), *flavor.flags, *where, "-n", str(count), *spec.mpi.args, *rank]
+    return [_program(spec, python), *flavor.flags, *where, "-n", str(len(hosts)), *spec.mpi.args, *rank]
 
 
-def host_lines(hosts: list[str], counted: bool) -> str:
-    """The host file, in rank order: a line for each run of neighbours on one host, or one for each rank."""
-    if not counted:
+def host_lines(flavor: Flavor, hosts: list[str]) -> str:
+    """The host file for ranks on `hosts`, in rank order."""
+    if _takes_turns(flavor, hosts):
         return "".join(f"{host}\n" for host in hosts)
-    return "".join(f"{host}:{len(list(run))}\n" for host, run in itertools.groupby(hosts))
+    runs = [(host, len(list(run))) for host, run in itertools.groupby(hosts)]
+    return "".join(flavor.line.format(host=host, count=count) + "\n" for host, count in runs)
+
+
+def _takes_turns(flavor: Flavor, hosts: list[str]) -> bool:
+    return bool(flavor.sequence) and len(set(hosts)) > 1
 
 
 def _program(spec: Spec, python: str) -> str:

@@ -62,6 +62,10 @@ def _command(options: argparse.Namespace) -> int:
         from disagg_launch.runtime import bootstrap
 
         bootstrap.main(os.path.abspath(options.run), options.launcher, options.step, options.digest, os.environ)
+    elif options.command == "spread":
+        from disagg_launch.runtime import spread
+
+        return spread.main(os.path.abspath(options.run), options.step, options.digest, os.environ)
     elif options.command == "gateway":
         from disagg_launch.runtime import gateway
 

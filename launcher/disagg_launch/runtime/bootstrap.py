@@ -118,6 +118,7 @@ def command_of(role: Role, environ: Mapping[str, str], visible: Tuple[str, ...])
     out = {k: v for k, v in environ.items() if k not in gone and not (prefixes and k.startswith(prefixes))}
     if role.worker.gpus:
         out["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+    out.setdefault("PYTHONUNBUFFERED", "1")  # what a worker says must be in its log when it is killed the next moment
     out.update({name: bound(text) for name, text in role.worker.environ.items()})
     out.update(identity(role))
     more = role.worker.followers if role.task.row.instance_rank else ()
@@ -217,7 +218,7 @@ def _program(name: str, environ: Mapping[str, str]) -> str:
 
 def _report(role: Role, environ: Mapping[str, str], token: bytes, visible: Tuple[str, ...]) -> Dict[str, str]:
     """Tell the gateway who took this role where; the variables that its answer adds. RankRefused if it cannot be told or says no."""
-    answer = _tell(
+    told = _tell(
         environ,
         token,
         {
@@ -231,11 +232,16 @@ def _report(role: Role, environ: Mapping[str, str], token: bytes, visible: Tuple
             "launcher": role.launcher,
         },
     )
-    if answer is None:
+    if told is None:
         print(f"disagg-launch: {GATEWAY} is not set: {_who(role)} starts, and nobody watches it", file=sys.stderr)
         return {}
+    connection, answer = told
     if "refused" in answer:
         raise _refuse(answer.get("code", RankRefused.GATEWAY_LOST), f"{_who(role)} on {socket.gethostname()}: {answer['refused']}")
+    if answer.get("output"):
+        connection.settimeout(None)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(connection.fileno(), stream.fileno())
     variables = {processes.LIFE: answer["life"]}
     if answer.get("companion") and numbers(role.plan, role.task, role.worker)["local_rank"] == 0:
         from disagg_launch.runtime import lease
@@ -244,15 +250,16 @@ def _report(role: Role, environ: Mapping[str, str], token: bytes, visible: Tuple
     return variables
 
 
-def _tell(environ: Mapping[str, str], token: bytes, message: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    """The gateway's answer; None when there is no gateway. RankRefused GATEWAY_LOST when it cannot be reached."""
+def _tell(environ: Mapping[str, str], token: bytes, message: Dict[str, Any]) -> Optional[Tuple[socket.socket, Dict[str, Any]]]:
+    """The connection and the gateway's answer; None when there is no gateway. RankRefused GATEWAY_LOST when it cannot be reached."""
     address = environ.get(GATEWAY)
     if not address:
         return None
     deadline = time.monotonic() + REPORT_S
     while True:
         try:
-            return wire.ask(address, token, message)
+            connection, _, answer = wire.connect(address, token, message, REPORT_S)
+            return connection, answer
         except (OSError, ValueError) as problem:
             # refused on the gateway's own machine means gone; elsewhere a full queue or a slow network deserves patience
             if time.monotonic() > deadline or isinstance(problem, ConnectionRefusedError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import Any, Callable, Dict, Set
+from typing import Any, Callable, Dict, Optional, Set
 
 from disagg_launch.runtime import wire
 
@@ -16,28 +16,38 @@ Message = Dict[str, Any]
 
 
 class Desk:
-    """Answers one message per connection with `answer(message, peer)`; a message of kind "lease" keeps its connection.
+    """Answers one message per connection with `answer(message, peer)`; some keep their connection.
 
-    Over a lease the gateway sends {"beat": n} and hears it back. `lost(message)` is called when a lease was silent for `fence_s`.
+    Over a lease (kind "lease") the gateway sends {"beat": n} and hears it back; `lost(message)` is called when it was silent for
+    `fence_s`. When the answer says "output", what follows is the sender's output: `hear(message, line)`.
     """
 
-    def __init__(self, token: bytes, answer: Callable[[Message, str], Message], lost: Callable[[Message], None], fence_s: float) -> None:
+    def __init__(
+        self,
+        token: bytes,
+        fence_s: float,
+        answer: Callable[[Message, str], Message],
+        lost: Callable[[Message], None],
+        hear: Callable[[Message, str], None],
+    ) -> None:
         self._token = token
         self._answer = answer
         self._lost = lost
+        self._hear = hear
         self._fence_s = fence_s
         self._leases: Set[asyncio.StreamWriter] = set()
-        self._server: asyncio.AbstractServer
+        self._server: Optional[asyncio.AbstractServer] = None
 
     async def open(self, host: str) -> int:
         """Listen on a free port of `host`; the port."""
-        self._server = await asyncio.start_server(self._serve, host, 0, limit=wire.LINE_LIMIT, backlog=4096)
-        port: int = self._server.sockets[0].getsockname()[1]
+        self._server = server = await asyncio.start_server(self._serve, host, 0, limit=wire.LINE_LIMIT, backlog=4096)
+        port: int = server.sockets[0].getsockname()[1]
         return port
 
     def close(self) -> None:
         """Take nobody in any more, and let the leases end: their holders see it at once."""
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for writer in self._leases:
             writer.close()
 
@@ -56,8 +66,19 @@ class Desk:
             writer.write(wire.line(answer))
             if message.get("kind") == "lease" and "refused" not in answer:
                 await self._hold(message, reader, writer)
+            elif answer.get("output"):
+                await self._listen(message, reader)
             await writer.drain()
         writer.close()
+
+    async def _listen(self, message: Message, reader: asyncio.StreamReader) -> None:
+        """The connection has become the standard output of the rank that reported on it."""
+        rest, block = b"", b"-"
+        while block:
+            block = await reader.read(wire.LINE_LIMIT)
+            said, rest = wire.lines(rest, block)
+            for one in said:
+                self._hear(message, one)
 
     async def _hold(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._leases.add(writer)

@@ -11,7 +11,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
 from disagg_launch import launch as launches
 from disagg_launch.errors import BackendRefused, WorkerDied
 from disagg_launch.launch import Launch, Start
-from disagg_launch.plan import Plan
+from disagg_launch.plan import Plan, Rank
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import processes, record, supervise
 from disagg_launch.runtime.binding import Binding, Reader
@@ -92,6 +92,11 @@ class Fleet:
             self._gone[step].append(rank)
             loop.call_later(GONE_S, self._step_ended, step, child, "its process is gone")
 
+    def hear(self, row: Rank, text: str) -> None:
+        """One line that a rank said."""
+        self.records[row.instance].hear(row.instance_rank, text)
+        self._changed(row.instance)
+
     def _hearer(self, start: Start) -> Callable[[str], None]:
         tasks = tasks_of(self.plan, start, self.launch.workers)
         label = label_of(start.launcher)
@@ -100,9 +105,7 @@ class Fleet:
             mark = label.match(text)
             number = int(mark.group(1)) if mark else 0
             if mark and number < len(tasks):
-                row = tasks[number].row
-                self.records[row.instance].hear(row.instance_rank, text[mark.end() :])
-                self._changed(row.instance)
+                self.hear(tasks[number].row, text[mark.end() :])
             else:
                 # a line without a mark is the launcher's own word, unless there is only one who could have said it
                 self.records[start.instances[0]].hear(0 if len(tasks) == 1 else "-", text)

@@ -66,7 +66,7 @@ class Gateway:
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
         self.nudges = {name: asyncio.Event() for name in (*self.fleet.records, ROUTER)}
         reports = Reports(self.fleet, self.life, lambda: self.state, self._stop_asked, self.wake.set)
-        self.desk = Desk(self.token.encode(), reports.answer, reports.lost, self.launch.policy.fence_s)
+        self.desk = Desk(self.token.encode(), self.launch.policy.fence_s, reports.answer, reports.lost, reports.hear)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self._signalled, number)
         self.fleet.nursery.open()
@@ -251,6 +251,8 @@ class Gateway:
             "state": self.state,
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            # tells a later job's status from what an earlier job of this folder left behind
+            "job": os.environ.get("SLURM_JOB_ID", ""),
             "router": self.fleet.router.as_dict(),
             "instances": [one.as_dict() for one in self.fleet.records.values()],
         }

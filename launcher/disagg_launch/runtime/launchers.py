@@ -20,6 +20,8 @@ class Launcher:
     `per_step`: CUDA_VISIBLE_DEVICES is what this step was given, not what the node has.
     `adopts`: the task's parent dies with the launcher, so a task may tie its life to its parent's.
     `label`: matches the mark that the launcher puts before each line of output; group 1 is the task number.
+    `mixes`: it passes output on in pieces, so that lines of several ranks run into each other; each rank then sends its output to
+    the gateway itself.
     """
 
     rank: str
@@ -28,12 +30,13 @@ class Launcher:
     per_step: bool = False
     adopts: bool = True
     label: str = ""
+    mixes: bool = False
 
 
 LAUNCHERS: Mapping[str, Launcher] = {
-    "local": Launcher("DISAGG_TASK", "DISAGG_TASKS", alone=True, label=r"^\[(\d+)\] "),
-    "hydra": Launcher("PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] "),
-    "openmpi": Launcher("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?"),
+    "local": Launcher("DISAGG_TASK", "DISAGG_TASKS", alone=True, mixes=True),
+    "hydra": Launcher("PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] ", mixes=True),
+    "openmpi": Launcher("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?", mixes=True),
     "slurm": Launcher("SLURM_PROCID", "SLURM_NTASKS", per_step=True, adopts=False, label=r"^ *(\d+): "),
 }
 

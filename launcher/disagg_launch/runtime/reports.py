@@ -11,7 +11,9 @@ from disagg_launch.plan import Plan
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.fleet import Fleet
+from disagg_launch.runtime.launchers import LAUNCHERS
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.tasks import tasks_of
 
 LOCAL_PEERS = ("127.", "::1", "::ffff:127.")
 HERE = ("localhost", "127.0.0.1", "::1")
@@ -46,6 +48,10 @@ class Reports:
             one.end(f"node {lease['host']} has not been heard of for {self.launch.policy.fence_s:g} s", now_s)
             self.changed()
 
+    def hear(self, message: Message, text: str) -> None:
+        """One line that the rank of a "role" message said on its own connection."""
+        self.fleet.hear(self.plan.ranks[message["ranks"][0]], text)
+
     def _role(self, message: Message, peer: str) -> Message:
         if message["digest"] != self.plan.digest:
             why = f"its plan is {message['digest']}, the gateway's is {self.plan.digest}: render the run again"
@@ -62,7 +68,9 @@ class Reports:
         self.changed()
         far = message["launcher"] == "slurm" or message["host"] != self.own_name
         policy = self.launch.policy
-        return {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
+        answer = {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
+        many = len(tasks_of(self.plan, self.fleet.step_of(one.name), self.launch.workers)) > 1
+        return {**answer, "output": many and LAUNCHERS[message["launcher"]].mixes}
 
     def _refusal(self, message: Message, peer: str) -> Message:
         for start in self.launch.starts:

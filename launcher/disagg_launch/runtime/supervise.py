@@ -10,9 +10,8 @@ import subprocess
 from typing import Awaitable, Callable, Dict, Mapping, Optional, Sequence, Set
 
 from disagg_launch.errors import BackendRefused
-from disagg_launch.runtime import processes
+from disagg_launch.runtime import processes, wire
 
-LINE_LIMIT = 65536
 READ_BYTES = 262144
 SETTLE_S = 0.3
 """How long to wait for the last words of a process that has ended: a grandchild may hold its output open for ever."""
@@ -99,7 +98,7 @@ def _tied_to_gateway() -> None:
 
 
 async def _pump(descriptor: int, hear: Callable[[str], None]) -> None:
-    """Pass on what is read from a pipe, a line at a time, until its last writer closes it; a line without end is cut at LINE_LIMIT."""
+    """Pass on what is read from a pipe, a line at a time, until its last writer closes it."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=READ_BYTES)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0))
@@ -107,12 +106,9 @@ async def _pump(descriptor: int, hear: Callable[[str], None]) -> None:
     try:
         while True:
             block = await reader.read(READ_BYTES)
-            *lines, rest = (rest + block).split(b"\n")
-            if rest and (not block or len(rest) > LINE_LIMIT):
-                lines.append(rest)
-                rest = b""
-            for one in lines:
-                hear(one.decode(errors="replace"))
+            said, rest = wire.lines(rest, block)
+            for one in said:
+                hear(one)
             if not block:
                 return
     finally:

@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import socket
-from typing import Any, BinaryIO, Dict, Tuple
+from typing import Any, BinaryIO, Dict, List, Tuple
 
 LINE_LIMIT = 65536
 
@@ -66,6 +66,15 @@ def connect(address: str, token: bytes, message: Dict[str, Any], timeout_s: floa
         connection.close()
         raise
     return connection, reader, answer
+
+
+def lines(rest: bytes, block: bytes) -> Tuple[List[str], bytes]:
+    """The whole lines in rest + block, and what begins the next; an empty block ends the last line, LINE_LIMIT cuts an endless one."""
+    *whole, rest = (rest + block).split(b"\n")
+    if rest and (not block or len(rest) > LINE_LIMIT):
+        whole.append(rest)
+        rest = b""
+    return [one.decode(errors="replace") for one in whole], rest
 
 
 def ask(address: str, token: bytes, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:

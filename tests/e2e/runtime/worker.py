@@ -46,4 +46,6 @@ if given.die_s is not None:
     time.sleep(given.die_s)
     print("ValueError: no such model", flush=True)
     sys.exit(given.die_code)
+if os.environ.get("DISAGG_INSTANCE_RANK", "0") != "0":
+    time.sleep(600)  # only the first rank of an instance owns its port
 http.server.ThreadingHTTPServer(("127.0.0.1", given.port), Health).serve_forever()

@@ -1,0 +1,192 @@
+"""A whole deployment on this machine with real processes: ready, dying, late, stopped, killed. Afterwards nothing is left."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import psutil
+import pytest
+from deployments import survivors, until
+
+from disagg_launch.launch import Policy, Readiness, Worker
+
+STOP_FIRST = Policy(grace_s=1)
+
+
+def test_ready_once_then_ctrl_c_leaves_nobody(deploy):
+    run = deploy((1, 1, 1), flags={"ctx1": ("--load-s", "0.5")})
+    url = run.up().ready()
+    assert url == f"http://127.0.0.1:{run.launch.router.port}"
+    assert "pid" in run.log("router") and run.log("router").count(" start ") == 1
+    state = json.loads((run.run / "state" / "status.json").read_text())
+    assert state["state"] == "ready"
+    assert [(i["name"], i["stage"], i["ranks"][0]["pid"]) for i in state["instances"]] == [
+        (name, "healthy", run.pids(name)[0]) for name in ("ctx0", "ctx1", "ctx2")
+    ]
+    assert stat.S_IMODE(os.stat(run.run / "state").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(run.run / "state" / "token").st_mode) == 0o600
+    assert run.stop(signal.SIGINT) == 130
+    assert json.loads((run.run / "state" / "status.json").read_text())["state"] == "stopped"
+
+
+def test_sigterm_is_143_and_down_is_0(deploy):
+    run = deploy()
+    run.up().ready()
+    assert run.stop(signal.SIGTERM) == 143
+    again = deploy(name="again")
+    again.up().ready()
+    subprocess.run([sys.executable, str(again.run / "runtime.pyz"), "down"], check=True)
+    assert again.wait() == 0
+
+
+def test_a_worker_that_dies_while_starting_is_named_with_its_last_words(deploy):
+    run = deploy((1, 1), flags={"ctx0": ("--load-s", "60"), "ctx1": ("--die-s", "0.1")})
+    run.up()
+    assert run.ready() == "" and run.wait() == 6
+    verdict = json.loads((run.run / "state" / "verdict.json").read_text())
+    assert verdict["instance"] == "ctx1" and "rank 0 on" in verdict["reason"] and "exit code 3" in verdict["reason"]
+    assert verdict["last_lines"][-1] == "ValueError: no such model"
+    assert "ValueError: no such model" in run.text()
+    assert not (run.run / "logs" / "router.log").exists()
+
+
+def test_a_worker_that_is_killed_while_starting_is_named_with_its_signal(deploy):
+    run = deploy((1, 1), flags={"ctx0": ("--load-s", "60"), "ctx1": ("--load-s", "60")})
+    run.up()
+    os.kill(until(lambda: run.run.joinpath("logs/ctx1.log").exists() and run.pids("ctx1"))[0], signal.SIGKILL)
+    assert run.ready() == "" and run.wait() == 6
+    assert "ctx1 ended: rank 0 on" in run.text() and "signal SIGKILL" in run.text()
+
+
+def test_time_out_names_who_is_not_ready_and_what_each_last_said(deploy):
+    run = deploy((1, 1, 1), flags={"ctx1": ("--status", "503"), "ctx2": ("--load-s", "60")}, readiness=Readiness(1.5, 0.1, 1))
+    run.up()
+    assert run.ready() == "" and run.wait() == 5
+    reason = json.loads((run.run / "state" / "verdict.json").read_text())["reason"]
+    assert "2 of 3 instances" in reason and "/health answers 503" in reason and "ctx0" not in reason
+    assert "ctx2: role taken" in reason and "i am ctx2" in reason
+
+
+@pytest.mark.parametrize("deaf", [(), ("--deaf",)])
+def test_killing_the_gateway_leaves_nobody(deploy, deaf):
+    run = deploy((1, 1), flags={"ctx0": deaf, "ctx1": ("--fork",)}, policy=STOP_FIRST)
+    run.up().ready()
+    run.process.kill()
+    until(lambda: survivors(run.run) == [])
+
+
+def test_killing_the_gateway_while_workers_load_leaves_nobody(deploy):
+    run = deploy((1, 1), flags={"ctx0": ("--load-s", "60"), "ctx1": ("--load-s", "60")}, policy=STOP_FIRST)
+    run.up()
+    until(lambda: run.run.joinpath("logs/ctx1.log").exists() and run.pids("ctx1"))
+    run.process.kill()
+    until(lambda: survivors(run.run) == [])
+
+
+def test_stopping_ends_deaf_workers_and_forgotten_grandchildren(deploy):
+    run = deploy((1, 1), flags={"ctx0": ("--deaf",), "ctx1": ("--fork",)}, policy=STOP_FIRST)
+    run.up().ready()
+    assert len([p for p in survivors(run.run) if "worker.py" in p]) == 4
+    assert run.stop() == 130
+
+
+def test_a_second_signal_hastens(deploy):
+    run = deploy(flags={"ctx0": ("--deaf",)}, policy=Policy(grace_s=300))
+    run.up().ready()
+    run.process.send_signal(signal.SIGINT)
+    until(lambda: "stopped" in run.text())
+    assert run.stop(signal.SIGINT) == 130
+
+
+def test_a_port_that_a_stranger_holds_refuses_the_rank_and_names_the_port(deploy):
+    run = deploy((1, 1))
+    port = run.plan.instances[1].port
+    with socket.create_server(("127.0.0.1", port)):
+        run.up()
+        assert run.ready() == "" and run.wait() == 6
+    assert f"ctx1 rank 0 on {socket.gethostname()}: port {port} of 127.0.0.1 is taken" in run.text()
+
+
+def test_a_taken_router_port_is_found_before_anything_is_started(deploy):
+    run = deploy()
+    with socket.create_server(("127.0.0.1", run.launch.router.port)):
+        run.up()
+        assert run.ready() == "" and run.wait() == 4
+    assert "the router's port" in run.text() and not (run.run / "logs" / "ctx0.log").exists()
+
+
+def test_a_stale_step_script_is_refused(deploy):
+    run = deploy()
+    script = run.run / "steps" / "ctx0.sh"
+    script.write_text(script.read_text().replace(run.plan.digest, "0123456789ab"))
+    run.up()
+    assert run.ready() == "" and run.wait() == 6
+    assert "this step was rendered for 0123456789ab: render the run again" in run.text()
+
+
+def test_a_missing_program_is_exit_4(deploy):
+    run = deploy(workers=[Worker("ctx0", ("/no/such/engine", "serve"), gpus=False)])
+    run.up()
+    assert run.ready() == "" and run.wait() == 4
+    assert "ctx0 ended: refused" in run.text() and "'/no/such/engine' was not found" in run.text()
+
+
+def test_a_second_gateway_on_the_same_run_is_refused(deploy):
+    run = deploy()
+    run.up().ready()
+    second = subprocess.run([sys.executable, str(run.run / "runtime.pyz"), "gateway"], capture_output=True, text=True)
+    assert second.returncode == 4 and "is up already" in second.stderr
+    assert run.stop() == 130
+
+
+def test_a_death_after_ready_stops_everything_by_default(deploy):
+    run = deploy((1, 1))
+    run.up().ready()
+    os.kill(run.pids("ctx1")[0], signal.SIGKILL)
+    assert run.wait() == 6
+    assert "ctx1 ended: rank 0 on" in run.text()
+
+
+def test_restart_brings_the_instance_back_alone(deploy):
+    run = deploy((1, 1), flags={"ctx1": ("--fork",)}, policy=Policy("restart", max_restarts=1, backoff_s=0.1, grace_s=2))
+    run.up().ready()
+    os.kill(run.pids("ctx1")[0], signal.SIGKILL)
+    until(lambda: "ctx1 is back" in run.text())
+    assert len(run.pids("ctx0")) == 1 and len(run.pids("ctx1")) == 2
+    # what the first life left behind is gone too
+    assert len([p for p in survivors(run.run) if "worker.py" in p]) == 4
+    os.kill(run.pids("ctx1")[1], signal.SIGKILL)
+    assert run.wait() == 6
+    assert "ctx1 ended again after 1 restarts" in run.text()
+
+
+def test_the_router_is_restarted_too(deploy):
+    run = deploy(policy=Policy("restart", backoff_s=0.1, grace_s=2))
+    run.up().ready()
+    os.kill(run.pids("router")[0], signal.SIGKILL)
+    until(lambda: "router is back" in run.text())
+    assert run.stop() == 130
+
+
+def test_ranks_without_mpi_run_side_by_side_and_the_first_to_die_is_named(deploy):
+    run = deploy((3, 1))
+    run.up().ready()
+    assert {rank for rank, _ in run.lines("ctx0")} == {"0", "1", "2"}
+    victim = next(int(text.split()[-1]) for rank, text in run.lines("ctx0") if rank == "2")
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait() == 6
+    assert f"ctx0 ended: rank 2 on {socket.gethostname()}: exit code 137" in run.text()
+
+
+def test_the_gateway_has_no_thread_and_no_process_per_worker(deploy):
+    run = deploy((1,) * 12)
+    run.up().ready()
+    gateway = psutil.Process(run.process.pid)
+    assert gateway.num_threads() <= 2  # the resolver's thread may be there
+    others = [p for p in gateway.children(recursive=True) if "worker.py" not in " ".join(p.cmdline())]
+    assert len(others) == 1  # the warden
+    assert run.stop() == 130
