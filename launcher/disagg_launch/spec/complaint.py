@@ -44,7 +44,8 @@ def dotted(path: Path) -> str:
     """The key path as it is written in messages: context_servers.urls[0]."""
     out = ""
     for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+        word = part if isinstance(part, str) and part.isprintable() else repr(part)
+        out += f"[{part}]" if isinstance(part, int) else f".{word}" if out else word
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pathlib
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ from disagg_launch.spec.explain import explain
 from disagg_launch.spec.inherit import SECTIONS, inherit
 from disagg_launch.spec.model import Section, Topology
 from disagg_launch.spec.source import MOST_BYTES, Source, parse
+
+if TYPE_CHECKING:
+    from disagg_launch.importers.draft import Draft
 
 # Upstream's own keys that the front door's configuration takes over unchanged.
 ROUTER_KEYS = (
@@ -78,11 +81,29 @@ def read(path: Union[str, os.PathLike[str]]) -> str:
 
 
 def loads(text: str, file: str = "topology.yaml") -> Spec:
-    """As `load`, from a text; `file` is the name in messages."""
+    """As `load`, from a text; `file` is the name in messages. Another tool's file is converted, with a warning for what is left out."""
+    source, wrong, draft = _parsed(text, file)
+    if draft is not None:
+        source, wrong = draft.as_source(), wrong + draft.wrong + draft.warnings()
+    return check_source(source, wrong)
+
+
+def convert(text: str, file: str) -> str:
+    """The topology file that another tool's file amounts to; a topology file as it is."""
+    _, wrong, draft = _parsed(text, file)
+    if wrong or (draft and draft.wrong):
+        raise BadTopology(wrong + (draft.wrong if draft else []))
+    return text if draft is None else draft.text()
+
+
+def _parsed(text: str, file: str) -> tuple[Source, list[Complaint], Optional[Draft]]:
+    # here, because importers are written in terms of this package
+    from disagg_launch import importers
+
     source, wrong = parse(text, file)
     if not source.values:
         raise BadTopology(wrong or [source.complaint((), "found an empty map; allowed: a topology, see `disagg-launch schema`")])
-    return check_source(source, wrong)
+    return source, wrong, importers.imported(source)
 
 
 def check_source(source: Source, wrong: list[Complaint]) -> Spec:
