@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from disagg_launch.errors import DisaggError, RankRefused
 from disagg_launch.reference import options as opts
+from disagg_launch.runtime import lease
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,10 @@ def run(argv: Sequence[str], comm: Any = None) -> int:
     try:
         options = opts.parse(argv)
         logging.getLogger().setLevel(options.log_level.upper())
-        _fence()
         _check_size(options, 1 if comm is None else comm.Get_size())
-        return _instance(options, comm)
+        with _fence():
+            status = _instance(options, comm)
+        return _leave(comm, status) if status else 0
     except DisaggError as error:
         print(f"disagg_launch.reference: {error}", file=sys.stderr, flush=True)
         return _leave(comm, error.exit_code)
@@ -64,19 +65,22 @@ def limit_threads() -> None:
 
 
 def _leave(comm: Any, status: int) -> int:
-    """The status; with several ranks the others are ended first, which ends this one too."""
+    """The status; with several ranks all of them are ended, this one too."""
     if comm is not None and comm.Get_size() > 1:
         sys.stderr.flush()
         comm.Abort(status)
     return status
 
 
-def _fence() -> None:
-    """Leave when the gateway that started us is gone, so that nobody computes for nobody."""
-    if os.environ.get("DISAGG_GATEWAY"):
-        with contextlib.suppress(ImportError):
-            lease = importlib.import_module("disagg_launch.runtime.lease")
-            lease.hold(_gateway_lost)
+@contextlib.contextmanager
+def _fence() -> Iterator[None]:
+    """Inside, this process leaves when the gateway that started it is gone, so that nobody computes for nobody."""
+    held = lease.hold(_gateway_lost, on_stop=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if held:
+            held.close()
 
 
 def _gateway_lost(reason: str) -> None:
@@ -105,8 +109,14 @@ def _instance(options: opts.Options, comm: Any) -> int:
             return instance.lead(options, rank, model, listener)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leader drains, and then says when to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    rank.holders()
-    rank.follow()
+    try:
+        rank.holders()
+        rank.follow()
+    except Exception:
+        log.exception("this rank failed")
+        logging.shutdown()
+        # without a word to MPI: the leader notices, fails its requests, and ends the instance
+        os._exit(FAILED)
     return 0
 
 
@@ -116,17 +126,27 @@ def _port(options: opts.Options) -> socket.socket:
     Bound without SO_REUSEADDR first, because two sockets that both have it may share a port until one listens. Only a port on which
     connections of an earlier server linger needs the second try.
     """
-    for reuse in (0, 1):
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.socket(family, kind, protocol)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-            listener.bind(address)
-            return listener
-        except OSError as wrong:
-            failure = wrong
-    taken = failure.errno == errno.EADDRINUSE
-    hint = "another program listens there, choose another --port" if taken else "choose an address of this machine with --host"
-    raise RankRefused(f"cannot bind {options.host}:{options.port} ({failure.strerror or failure}): {hint}", RankRefused.PORT_TAKEN)
+    with contextlib.suppress(OSError):
+        return _bound(options, reuse=False)
+    try:
+        return _bound(options, reuse=True)
+    except OSError as wrong:
+        taken = wrong.errno == errno.EADDRINUSE
+        hint = "another program listens there, choose another --port" if taken else "choose an address of this machine with --host"
+        what = f"cannot bind {options.host}:{options.port} ({wrong.strerror or wrong}): {hint}"
+        raise RankRefused(what, RankRefused.PORT_TAKEN) from None
+
+
+def _bound(options: opts.Options, reuse: bool) -> socket.socket:
+    found = socket.getaddrinfo(options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        listener.bind(address)
+        # accepted connections inherit it: without it those that linger would keep the next server, and the launcher's look, off the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except OSError:
+        listener.close()
+        raise
+    return listener
