@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from disagg_launch.reference.api import Ask
-from disagg_launch.reference.batch import Delta
+from disagg_launch.reference.request import Delta
 
 Json = dict[str, Any]
 

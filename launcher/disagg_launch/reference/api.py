@@ -14,8 +14,8 @@ from typing import Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from disagg_launch.reference import bpe, kv
-from disagg_launch.reference.batch import Request
 from disagg_launch.reference.models import Model
+from disagg_launch.reference.request import Request
 from disagg_launch.reference.sampling import Sampling
 
 Json = dict[str, Any]

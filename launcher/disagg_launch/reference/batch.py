@@ -11,90 +11,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Optional
 
 from disagg_launch.reference import kv
 from disagg_launch.reference.bpe import Tokenizer
 from disagg_launch.reference.comm import Json
 from disagg_launch.reference.rank import Draw, Export, Pull, Pulled, Rank, Row, Step
-from disagg_launch.reference.sampling import Sampling
+from disagg_launch.reference.request import Delta, Limits, Refused, Request, Sequence, capacity, check
 from disagg_launch.reference.text import Text
 
 log = logging.getLogger(__name__)
 
 STATS_KEPT = 1000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of an instance. Counts of sequences and tokens; `pool` and `buffer` bound the KV memory of running and of kept sequences."""
-
-    batch: int
-    sequence: int
-    iteration: int
-    pool: int
-    buffer: int
-    transfer_timeout_s: float
-
-
-@dataclass(frozen=True)
-class Delta:
-    """News of a request: text and the token behind it, at the end `finish` ("stop" or "length"), or an `error` with its HTTP status.
-
-    The end of a context-only request that goes on elsewhere has a `ticket`.
-    """
-
-    text: str = ""
-    token: Optional[int] = None
-    finish: str = ""
-    ticket: Optional[kv.Ticket] = None
-    error: str = ""
-    status: int = 200
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to answer. `emit` is called from the loop's thread. `context_only` stops after the first token and keeps the KV cache;
-    a `ticket` with `first` tokens makes it generation-only."""
-
-    prompt: tuple[int, ...]
-    limit: int
-    sampling: Sampling
-    emit: Callable[[Delta], None]
-    stops: tuple[str, ...] = ()
-    stop_tokens: frozenset[int] = frozenset()
-    context_only: bool = False
-    ticket: Optional[kv.Ticket] = None
-    first: tuple[int, ...] = ()
-
-
-class Refused(Exception):
-    """The request can never be served here; the message says why. Answered with 400."""
-
-
-@dataclass(eq=False)
-class _Sequence:
-    """A request under way. `tokens` is prompt and answer, the first `filled` of which are in the cache.
-
-    `identity` is id and key of the kept cache of a context-only request.
-    """
-
-    number: int
-    request: Request
-    text: Text
-    tokens: list[int]
-    capacity: int
-    filled: int = 0
-    missing: int = 0  # ranks that still pull
-    identity: tuple[int, str] = (0, "")
-
-    @property
-    def made(self) -> int:
-        """How many tokens the answer has."""
-        return len(self.tokens) - len(self.request.prompt)
 
 
 @dataclass
@@ -120,9 +50,9 @@ class Scheduler:
         self.stats: deque[Json] = deque(maxlen=STATS_KEPT)
         self._rank, self._tokenizer, self._model, self._holders = rank, tokenizer, model, rank.holders()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._live: dict[int, _Sequence] = {}  # everything not finished, waiting or running
-        self._waiting: deque[_Sequence] = deque()
-        self._running: dict[int, _Sequence] = {}
+        self._live: dict[int, Sequence] = {}  # everything not finished, waiting or running
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
         self._exported: dict[int, tuple[int, int]] = {}  # sequence -> (request id, tokens)
         self._orders = _Orders()
         self._stopping = False
@@ -141,7 +71,9 @@ class Scheduler:
 
     def submit(self, request: Request) -> int:
         """The request's number; its deltas follow. Refused if it can never be served."""
-        self._check(request)
+        if self.failed:
+            raise Refused(self.failed)
+        check(request, self.limits, self._model)
         with self._number_lock:
             number = next(self._numbers)
         self._inbox.put(lambda: self._add(number, request))
@@ -186,33 +118,6 @@ class Scheduler:
             self._errands.shutdown(wait=False)
             self._rank.close()
 
-    def _check(self, request: Request) -> None:
-        """Refused if the request can never be served."""
-        limits, prompt = self.limits, len(request.prompt)
-        if self.failed:
-            raise Refused(self.failed)
-        if not prompt:
-            raise Refused("the prompt is empty: at least one token is needed")
-        if prompt >= limits.sequence:
-            raise Refused(
-                f"the prompt has {prompt} tokens, at most {limits.sequence - 1} fit the maximum sequence length {limits.sequence}"
-            )
-        if self._capacity(request) > limits.pool:
-            raise Refused(f"the request needs {self._capacity(request)} tokens of KV cache, the pool has {limits.pool}: lower max_tokens")
-        if request.context_only and prompt > limits.buffer:
-            raise Refused(f"the prompt has {prompt} tokens, the transfer buffer (max_tokens_in_buffer) holds {limits.buffer}")
-        if request.ticket:
-            if request.ticket.model != self._model:
-                raise Refused("the context worker serves another model than this generation worker: their KV caches do not fit")
-            if request.ticket.tokens != prompt:
-                raise Refused(
-                    f"the context worker holds {request.ticket.tokens} tokens, the prompt has {prompt}: send its prompt_token_ids"
-                )
-
-    def _capacity(self, request: Request) -> int:
-        room = 0 if request.context_only else request.limit
-        return min(len(request.prompt) + room, self.limits.sequence)
-
     # ---- messages, handled between iterations
 
     def _take(self, wait: bool) -> None:
@@ -229,7 +134,7 @@ class Scheduler:
             request.emit(Delta(error=self.failed, status=500))
             return
         text = Text(self._tokenizer, request.stops)
-        sequence = _Sequence(number, request, text, list(request.prompt), self._capacity(request))
+        sequence = Sequence(number, request, text, list(request.prompt), capacity(request, self.limits))
         self._live[number] = sequence
         if request.ticket and (len(request.first) >= request.limit or request.first[-1] in request.stop_tokens):
             # nothing is left to compute: the cache is not needed
@@ -261,7 +166,7 @@ class Scheduler:
 
     # ---- one iteration
 
-    def _ready(self) -> list[_Sequence]:
+    def _ready(self) -> list[Sequence]:
         return [sequence for sequence in self._running.values() if not sequence.missing]
 
     def _plan(self) -> Step:
@@ -276,7 +181,7 @@ class Scheduler:
         orders, self._orders = self._orders, _Orders()
         return Step(tuple(orders.close), tuple(orders.drop), tuple(orders.open), tuple(orders.pulls), tuple(rows))
 
-    def _row(self, sequence: _Sequence, pending: list[int]) -> Row:
+    def _row(self, sequence: Sequence, pending: list[int]) -> Row:
         request = sequence.request
         if sequence.filled + len(pending) < len(sequence.tokens):
             return Row(sequence.number, sequence.filled, tuple(pending))
@@ -300,7 +205,7 @@ class Scheduler:
             self._waiting.remove(sequence)
             self._start(sequence)
 
-    def _start(self, sequence: _Sequence) -> None:
+    def _start(self, sequence: Sequence) -> None:
         self._running[sequence.number] = sequence
         self._orders.open.append((sequence.number, sequence.capacity))
         if ticket := sequence.request.ticket:
@@ -308,7 +213,7 @@ class Scheduler:
             sequence.filled = len(sequence.request.prompt)
             self._orders.pulls.append(Pull(sequence.number, ticket, self.limits.transfer_timeout_s))
 
-    def _settle(self, rows: Sequence[Row], tokens: Sequence[int]) -> None:
+    def _settle(self, rows: tuple[Row, ...], tokens: list[int]) -> None:
         """Book what the ranks computed."""
         drawn = iter(tokens)
         for row in rows:
@@ -317,12 +222,12 @@ class Scheduler:
             if row.draw:
                 self._append(sequence, next(drawn))
 
-    def _append_first(self, sequence: _Sequence) -> None:
+    def _append_first(self, sequence: Sequence) -> None:
         for token in sequence.request.first:
             if sequence.number in self._live:
                 self._append(sequence, token)
 
-    def _append(self, sequence: _Sequence, token: int) -> None:
+    def _append(self, sequence: Sequence, token: int) -> None:
         """One more token of the answer: say so, and end the sequence if it was the last."""
         request, text = sequence.request, sequence.text
         sequence.tokens.append(token)
@@ -341,14 +246,14 @@ class Scheduler:
         request.emit(Delta(new, token, finish, ticket))
         self._end(sequence)
 
-    def _keep(self, sequence: _Sequence) -> kv.Ticket:
+    def _keep(self, sequence: Sequence) -> kv.Ticket:
         """The ticket for the cache that the ranks have just begun to keep."""
         request, key = sequence.identity
         prompt = len(sequence.request.prompt)
         self._exported[sequence.number] = (request, prompt)
         return kv.Ticket(request, key, prompt, self._model, self._holders)
 
-    def _end(self, sequence: _Sequence) -> None:
+    def _end(self, sequence: Sequence) -> None:
         del self._live[sequence.number]
         if sequence in self._waiting:
             self._waiting.remove(sequence)

@@ -5,6 +5,7 @@ Only a rank's model loop calls `send` .. `gather`. `report` may be called from a
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -124,12 +125,11 @@ class Threads:
 
     def receive(self, source: int) -> Any:
         """Take it from the box. RuntimeError if the group has fallen apart."""
-        while True:
-            try:
-                return self._shared.mail[source, self.rank].get(timeout=0.2)
-            except queue.Empty:
-                if self._shared.barrier.broken:
-                    raise RuntimeError("another rank failed") from None
+        box = self._shared.mail[source, self.rank]
+        while not self._shared.barrier.broken:
+            with contextlib.suppress(queue.Empty):
+                return box.get(timeout=0.2)
+        raise RuntimeError("another rank failed")
 
     def sum(self, array: Array) -> Array:
         """Added in rank order, so that every thread has the same bits."""

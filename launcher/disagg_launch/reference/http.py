@@ -13,8 +13,9 @@ import orjson
 from disagg_launch import __version__
 from disagg_launch.reference import answers, api
 from disagg_launch.reference.answers import Choice
-from disagg_launch.reference.batch import Delta, Refused, Scheduler
+from disagg_launch.reference.batch import Scheduler
 from disagg_launch.reference.models import Model
+from disagg_launch.reference.request import Delta, Refused
 
 log = logging.getLogger(__name__)
 

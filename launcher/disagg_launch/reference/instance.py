@@ -18,13 +18,14 @@ import uvicorn
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import GENERATION
 from disagg_launch.reference import grid, kv, models
-from disagg_launch.reference.batch import Limits, Scheduler
+from disagg_launch.reference.batch import Scheduler
 from disagg_launch.reference.comm import Comm, Solo
 from disagg_launch.reference.grid import Shape
 from disagg_launch.reference.http import App
 from disagg_launch.reference.models import Model
 from disagg_launch.reference.options import Options
 from disagg_launch.reference.rank import Rank
+from disagg_launch.reference.request import Limits
 
 log = logging.getLogger(__name__)
 

@@ -191,32 +191,40 @@ class Exports:
 def pull(ticket: Ticket, rect: Rect, cache: Array, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> None:
     """Fill `cache` (this rank's layers and KV heads, `rect`) with the ticket's tokens. TransferFailed if anything is missing or damaged."""
     deadline = time.monotonic() + timeout_s
-    for holder, wanted in sources(ticket.holders, rect):
-        try:
-            with _connect(holder, deadline) as connection:
-                answer = _ask(connection, ticket, {"do": "pull", "rect": asdict(wanted)})
-                if answer.get("tokens") != ticket.tokens:
-                    raise ValueError(answer.get("error") or f"{answer.get('tokens')} tokens offered, {ticket.tokens} needed")
-                target = cache[
-                    wanted.layer0 - rect.layer0 : wanted.layer1 - rect.layer0, :, wanted.head0 - rect.head0 : wanted.head1 - rect.head0
-                ]
-                for layer in target:
-                    if cancelled():
-                        return
-                    connection.settimeout(max(0.001, min(PATIENCE_S, deadline - time.monotonic())))
-                    layer[:, :, : ticket.tokens] = _receive_block(connection, layer[:, :, : ticket.tokens].shape)
-        except (OSError, ValueError) as wrong:
-            raise TransferFailed(f"KV cache of request {ticket.request} from {holder.host}:{holder.port}: {wrong}") from wrong
+    for holder, part in sources(ticket.holders, rect):
+        layers = slice(part.layer0 - rect.layer0, part.layer1 - rect.layer0)
+        heads = slice(part.head0 - rect.head0, part.head1 - rect.head0)
+        _pull_from(holder, ticket, part, cache[layers, :, heads, : ticket.tokens], deadline, cancelled)
+
+
+def _pull_from(holder: Holder, ticket: Ticket, part: Rect, target: Array, deadline: float, cancelled: Callable[[], bool]) -> None:
+    try:
+        with _connect(holder, deadline) as connection:
+            answer = _ask(connection, ticket, {"do": "pull", "rect": asdict(part)})
+            if answer.get("tokens") != ticket.tokens:
+                raise ValueError(answer.get("error") or f"{answer.get('tokens')} tokens offered, {ticket.tokens} needed")
+            for layer in target:
+                if cancelled():
+                    return
+                connection.settimeout(_patience(deadline))
+                layer[...] = _receive_block(connection, layer.shape)
+    except (OSError, ValueError) as wrong:
+        raise TransferFailed(f"KV cache of request {ticket.request} from {holder.host}:{holder.port}: {wrong}") from wrong
 
 
 def release(ticket: Ticket) -> None:
-    """Tell every holder that the cache is no longer needed. A holder that does not listen frees it after its time."""
+    """Tell every holder that the cache is no longer needed."""
     for holder in ticket.holders:
-        try:
-            with _connect(holder, time.monotonic() + PATIENCE_S) as connection:
-                _ask(connection, ticket, {"do": "free"})
-        except (OSError, ValueError) as wrong:
-            log.info("KV cache of request %d at %s:%d not freed by word: %s", ticket.request, holder.host, holder.port, wrong)
+        _release_at(holder, ticket)
+
+
+def _release_at(holder: Holder, ticket: Ticket) -> None:
+    try:
+        with _connect(holder, time.monotonic() + PATIENCE_S) as connection:
+            _ask(connection, ticket, {"do": "free"})
+    except (OSError, ValueError) as wrong:
+        # no harm: the holder frees it after its time
+        log.info("KV cache of request %d at %s:%d not freed by word: %s", ticket.request, holder.host, holder.port, wrong)
 
 
 def sources(holders: Iterable[Holder], rect: Rect) -> list[tuple[Holder, Rect]]:
@@ -244,8 +252,12 @@ def _listen(host: str) -> socket.socket:
     return listener
 
 
+def _patience(deadline: float) -> float:
+    return max(0.001, min(PATIENCE_S, deadline - time.monotonic()))
+
+
 def _connect(holder: Holder, deadline: float) -> socket.socket:
-    connection = socket.create_connection((holder.host, holder.port), timeout=max(0.001, min(PATIENCE_S, deadline - time.monotonic())))
+    connection = socket.create_connection((holder.host, holder.port), timeout=_patience(deadline))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

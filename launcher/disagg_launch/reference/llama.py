@@ -102,7 +102,7 @@ class Stage:
 def _attention(query: Array, keys: Array, values: Array) -> Array:
     """(groups, repeat, head_size, tokens) from a query of that shape and (groups, positions, head_size) keys and values."""
     groups, repeat, size, tokens = query.shape
-    rows = query.swapaxes(2, 3).reshape(groups, repeat * tokens, size)
+    rows = query.transpose(0, 1, 3, 2).reshape(groups, repeat * tokens, size)
     scores = rows @ keys.swapaxes(1, 2)
     if tokens > 1:
         # a token sees the positions up to its own, which are the last `tokens` of all
@@ -112,7 +112,7 @@ def _attention(query: Array, keys: Array, values: Array) -> Array:
     np.exp(scores, out=scores)
     mixed: Array = scores @ values
     mixed /= scores.sum(axis=-1, keepdims=True)
-    return mixed.reshape(groups, repeat, tokens, size).swapaxes(2, 3)
+    return mixed.reshape(groups, repeat, tokens, size).transpose(0, 1, 3, 2)
 
 
 def _layer(tensors: Mapping[str, Array], number: int, shape: Shape, place: Place) -> _Layer:

@@ -27,7 +27,7 @@ NAP_S = 0.001
 class MpiComm:
     """A group of MPI ranks. Only one thread of a process may use it, apart from `report`."""
 
-    def __init__(self, comm: MPI.Intracomm, host: str = "") -> None:
+    def __init__(self, comm: MPI.Comm, host: str = "") -> None:
         """With `host`, where the leader can be reached, the lifelines are tied; then every rank of the instance must call this."""
         if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
             raise RuntimeError("this MPI does not allow calls from a second thread (MPI_THREAD_SERIALIZED is needed)")

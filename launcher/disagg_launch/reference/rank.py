@@ -148,10 +148,7 @@ class Rank:
             column += len(row.tokens)
             if row.draw:
                 ends.append(column - 1)
-        if place.first:
-            x = self._stage.embed([token for row in rows for token in row.tokens])
-        else:
-            x = comm.receive(comm.rank - place.tp)
+        x = self._stage.embed([token for row in rows for token in row.tokens]) if place.first else comm.receive(comm.rank - place.tp)
         x = self._stage.layers(x, runs)
         # kept before anything is passed on: when the leader has the token, every rank serves the cache
         self._export(rows)
