@@ -20,7 +20,7 @@ code,.node b,.node i{font-family:ui-monospace,monospace}
 .bar{position:sticky;top:0;z-index:2;background:var(--paper);padding:8px 0;display:flex;gap:12px;align-items:center;flex-wrap:wrap}
 .bar input{font:inherit;padding:4px 8px;border:1px solid var(--line);border-radius:4px;background:var(--paper);color:var(--ink)}
 .bar output{color:var(--faint);min-height:1.4em}
-.key{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 4px 0 8px;vertical-align:-1px}
+.key{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 4px 0 14px;vertical-align:-1px}
 .node{display:flex;align-items:stretch;content-visibility:auto}
 .node b{font-weight:normal;color:var(--faint);white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
 .node i{font-style:normal;position:relative;border:1px solid var(--paper);border-radius:3px;overflow:hidden}
@@ -29,7 +29,7 @@ code,.node b,.node i{font-family:ui-monospace,monospace}
 .few .node{margin-bottom:6px}
 .few b{width:9em;align-self:center}
 .few i{flex:0 1 92px;min-width:44px;padding:3px 6px;font-size:12px;height:42px;line-height:17px}
-.few i s{display:block;text-decoration:none;color:var(--faint);font-size:11px}
+.few i s{display:block;text-decoration:none;opacity:.75;font-size:11px}
 .many{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--card),1fr));gap:2px 14px}
 .many .node{height:15px;contain-intrinsic-height:15px}
 .many b{flex:0 0 var(--name);font-size:10px;line-height:15px;padding-right:4px;text-align:right}

@@ -38,7 +38,7 @@ def picture(plan: Plan, hosts: Sequence[str]) -> str:
         body += _bar(bar, hosts[bar.node], x, y, scale, colour)
     style = stylesheet("fill") + (
         f"text{{font:{scale.letters}px ui-monospace,monospace;fill:var(--ink)}}"
-        ".h{font-size:15px;font-weight:bold}.f{font-size:12px;fill:var(--faint)}"
+        ".h{font-size:15px;font-weight:bold}.f{font-size:12px;fill:var(--faint)}.q{font-size:11px;opacity:.75}"
         ".p{fill:var(--paper)}.e{fill:var(--hole)}rect{stroke:var(--paper);stroke-width:1}"
     )
     free = sum(run.size for bar in every for run in bar.runs if not run.ranks)
@@ -98,4 +98,4 @@ def _boxes(run: Run, host: str, left: int, y: int, scale: Scale, colour: dict[st
         yield f'<rect class="{colour[rank.instance]}" x="{x}" {box}><title>{escape(title(rank, host))}</title></rect>'
         if scale.wide >= 40:
             yield f'<text x="{x + 6}" y="{y + 16}" pointer-events="none">{escape(rank.instance)}</text>'
-            yield f'<text class="f" x="{x + 6}" y="{y + 31}" pointer-events="none">tp{rank.tp_rank} pp{rank.pp_rank}</text>'
+            yield f'<text class="q" x="{x + 6}" y="{y + 31}" pointer-events="none">tp{rank.tp_rank} pp{rank.pp_rank}</text>'
