@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch import plan as plans
+from disagg_launch.backends import mpirun
 from disagg_launch.backends import slurm_container as container
 from disagg_launch.backends import slurm_header as header
 from disagg_launch.backends import slurm_site as sites
@@ -62,9 +63,16 @@ class Job:
 def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:
     """How each step is started, and its script; the scripts of the router and of stopping; and job.sbatch."""
     job = Job(spec, sites.load(spec.slurm.site), plan, workers, header.components(spec, plan), python)
-    steps = plans.steps_per_instance(plan) if spec.slurm.mode == "step-per-instance" else (plans.step_of_world(plan),)
-    starts = tuple(_start(step) for step in steps)
-    scripts = tuple(_step_script(job, start) for start in starts)
+    if not plan.instances:
+        return (), (_job_script(job, ()), _router_script(job), File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE))
+    if spec.slurm.mode == "single-mpirun":
+        flavor = mpirun.FLAVORS[spec.mpi.flavor]
+        starts: tuple[Start, ...] = (replace(_start(plans.step_of_world(plan)), stop=(), launcher=flavor.launcher),)
+        scripts: tuple[File, ...] = (_mpirun_script(job, starts[0], flavor),)
+    else:
+        steps = plans.steps_per_instance(plan) if spec.slurm.mode == "step-per-instance" else (plans.step_of_world(plan),)
+        starts = tuple(_start(step) for step in steps)
+        scripts = tuple(_step_script(job, start) for start in starts)
     stop = File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE)
     return starts, (_job_script(job, starts), *scripts, _router_script(job), stop)
 
@@ -139,6 +147,25 @@ def _step_script(job: Job, start: Start) -> File:
         options=[*placed, *_common(job, job.part_of(tasks[0].row.node))],
         command=[*container.prefix(job.spec.slurm, job.site), *_numactl(job.spec), job.python, Raw('"$PWD/runtime.pyz"'), *rank],
         **_surroundings(job),
+    )
+    return File(f"steps/{start.step}.sh", text, RUNNABLE)
+
+
+def _mpirun_script(job: Job, start: Start, flavor: mpirun.Flavor) -> File:
+    tasks = tasks_of(job.plan, start, job.workers)
+    _only_part(job, start, tasks)
+    nodes = [str(t.row.node) for t in tasks]
+    around = _surroundings(job)
+    # ranks in turn over the hosts of a sequence, or host after host with a count each
+    in_turn = bool(flavor.sequence) and len(set(nodes)) > 1
+    text = text_of(
+        "slurm/mpirun.sh.j2",
+        title=f"all {start.size} ranks of plan {job.plan.digest}",
+        step=start.step,
+        line="" if in_turn else Raw(flavor.line.format(host='"$host"', count='"$count"')),
+        host_file=mpirun.HOST_FILE,
+        command=mpirun.command(job.spec, job.python, start.step, job.plan.digest, nodes),
+        **{**around, "environ": [*flavor.environ, *around["environ"]]},
     )
     return File(f"steps/{start.step}.sh", text, RUNNABLE)
 
