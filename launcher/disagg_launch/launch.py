@@ -78,7 +78,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Router:
-    """The front door: started once on node `node`, when every instance is ready. `stop` as in Start."""
+    """The front door: started once on node `node`, when every instance is ready. `stop` as in Start.
+
+    `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
+    by its health, when there are enough of them.
+    """
 
     argv: tuple[Text, ...]
     environ: Mapping[str, Text] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class Router:
     health: str = "/health"
     node: int = 0
     stop: tuple[str, ...] = ()
+    early: bool = False
 
 
 @dataclass(frozen=True)

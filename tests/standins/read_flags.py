@@ -88,8 +88,8 @@ def subscript(outer: str, inside: ast.expr, known: dict[str, Any]) -> Flag:
     """The kind of `outer[inside]`."""
     members = inside.elts if isinstance(inside, ast.Tuple) else [inside]
     if outer == "Literal":
-        values = [one.value for one in members if isinstance(one, ast.Constant)]
-        return {"kind": type(values[0]).__name__, "choices": [v for v in values if v is not None]}
+        values = [one.value for one in members if isinstance(one, ast.Constant) and one.value is not None]
+        return {"kind": type(values[0]).__name__, "choices": values}
     if outer in ("Optional", "Union", "SkipValidation", "Annotated", "A"):
         return strictest([kind(one, known) for one in (members if outer == "Union" else members[:1])])
     if outer in ("list", "List", "tuple", "Tuple", "set", "Sequence"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -34,23 +35,15 @@ def visible_gpus() -> list[str]:
 
 def command(host: str, port: int, role: Optional[str], config: Optional[str] = None) -> list[str]:
     """The embedded engine's command line."""
-    argv = [
-        sys.executable,
-        "-m",
-        "disagg_launch.reference",
-        os.environ.get("STANDIN_MODEL", "random:7"),
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
+    model = os.environ.get("STANDIN_MODEL", "random:7")
+    argv = [sys.executable, "-m", "disagg_launch.reference", model, "--host", host, "--port", str(port)]
     argv += ["--server_role", role.upper()] if role else []
     return argv + (["--config", config] if config else [])
 
 
 def without_mpi() -> dict[str, str]:
-    """This environment without what an MPI launcher left in it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(MPI_PREFIXES)}
+    """This environment without what an MPI launcher left in it, and without what a real engine knows nothing of."""
+    return {name: value for name, value in os.environ.items() if not name.startswith((*MPI_PREFIXES, "DISAGG_"))}
 
 
 def become(argv: list[str]) -> NoReturn:
@@ -59,9 +52,14 @@ def become(argv: list[str]) -> NoReturn:
     os.execve(argv[0], argv, without_mpi())
 
 
+def die_with_parent() -> None:
+    """Linux ends this process when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 def start(argv: list[str]) -> subprocess.Popen[bytes]:
     """`argv` as a child that gets our TERM and INT; without the launcher's MPI variables."""
-    child = subprocess.Popen(argv, env=without_mpi())
+    child = subprocess.Popen(argv, env=without_mpi(), preexec_fn=die_with_parent)
 
     def pass_on(number: int, frame: Optional[FrameType]) -> None:
         child.send_signal(number)

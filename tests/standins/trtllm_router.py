@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, Optional
 
-import httpx
+import httpx2 as httpx
 import trtllm_discovery as discovery
 import trtllm_models as models
 import uvicorn

@@ -117,7 +117,9 @@ def router(spec: Spec, plan: Plan) -> tuple[Router, Mapping[str, Text]]:
     # on the batch host these would count the whole job's tasks
     environ: dict[str, Text] = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"} if wrapped else {}
     environ.update(spec.router.env)
-    return Router(tuple(argv), environ, spec.hostname, spec.port, spec.router.health or "/health"), made
+    # a worker registers before its port accepts, and tries until it is taken
+    early = bool(spec.disagg_cluster and not spec.disagg_cluster.cluster_uri.startswith("etcd://"))
+    return Router(tuple(argv), environ, spec.hostname, spec.port, spec.router.health or "/health", early=early), made
 
 
 def prepare(spec: Spec) -> tuple[run_files.File, ...]:

@@ -95,6 +95,8 @@ class Gateway:
         self.fleet.spared.add(self.warden.pid)
         steps = len(self.launch.starts)
         self.board.note(f"plan {self.plan.digest}: {steps} steps, {len(self.plan.instances)} instances, {len(self.plan.ranks)} ranks")
+        if self.launch.router.early:
+            await self._start_router()
         for start in self.launch.starts:
             await self.fleet.start_step(start, self._environ())
             await asyncio.sleep(0)
@@ -110,9 +112,10 @@ class Gateway:
         health = {w.instance: w.health for w in self.launch.workers}
         for name, one in self.fleet.records.items():
             self._spawn(self._probe(one, health[name]))
+        ones = [*self.fleet.records.values(), *([self.fleet.router] if self.launch.router.early else [])]
         began = self.loop.time()
         while True:
-            seen = [one.observed() for one in self.fleet.records.values()]
+            seen = [one.observed() for one in ones]
             verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
             self.board.progress(seen, final=verdict.state != WAIT)
             self.board.save(self.status())
@@ -121,9 +124,9 @@ class Gateway:
             await self._pause()
 
     async def _open_router(self) -> Verdict:
-        """Start the router, once; READY when its health answers 200."""
-        await self.fleet.start_router(self._environ())
-        self._spawn(self._probe(self.fleet.router, self.launch.router.health))
+        """Start the router, once, if it is not there; READY when its health answers 200."""
+        if not self.launch.router.early:
+            await self._start_router()
         began = self.loop.time()
         while True:
             seen = [one.observed() for one in (*self.fleet.records.values(), self.fleet.router)]
@@ -135,6 +138,10 @@ class Gateway:
             if verdict.state != WAIT:
                 return verdict
             await self._pause()
+
+    async def _start_router(self) -> None:
+        await self.fleet.start_router(self._environ())
+        self._spawn(self._probe(self.fleet.router, self.launch.router.health))
 
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
