@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[2] / "slurm/testcluster/cluster.py"
-NODES = 5
+NODES = 6
 # what may be left on a node after a test: the node itself
 ITS_OWN = ("host-init.sh", "sleep 3600", "slurmd", "ps -eo")
 

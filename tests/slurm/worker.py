@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A worker that can do what a model server does wrong: the first rank answers HTTP, and every rank ends as it is told.
 
 worker.py --host H --port P [--hang]        /health, /who, /exit?code=3, /kill (itself, SIGKILL), /kill-peer?rank=1
@@ -58,7 +59,8 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--out", default="", help="folder for one file per rank")
-    options = parser.parse_args()
+    # it stands in for engines too, whose further options are nothing to it
+    options, _ = parser.parse_known_args()
     signal.signal(signal.SIGTERM, leave)
     print(f"rank {RANK} on {socket.gethostname()}", flush=True)
     if options.out:

@@ -1,0 +1,148 @@
+"""Every way to run a deployment on Slurm, on a real one."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from deployments import WORKER, Deployment, topology
+from slurm_hosts import Cluster
+
+
+def test_a_job_with_a_step_for_each_instance(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology()).submit().ready()
+    hosts = one.hosts()
+    assert {name: one.ask(name)["host"] for name in ("ctx0", "ctx1", "gen0", "router")} == {
+        "ctx0": hosts[0],
+        "ctx1": hosts[1],
+        "gen0": hosts[2],
+        "router": hosts[0],
+    }
+    for name in ("ctx0", "ctx1", "gen0"):
+        # the second network: the one that the site profile names
+        assert re.match(r"http://10\.232\.", one.instance(name)["url"])
+    steps = cluster.login("squeue", "--steps", "-h", "-o", "%j").stdout.split()
+    assert sorted(steps) == ["batch", "ctx0", "ctx1", "gen0", "router"]
+    assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
+    assert "rank 1 on" in one.command("logs", one.job, "ctx0").stdout
+    one.cancel()
+    for name in ("ctx0", "ctx1", "gen0"):
+        assert one.log(name).count("leaving in order") == 2, "TERM has to reach the ranks, and to leave them time"
+
+
+def test_a_reference_engine_over_six_nodes_answers_a_prompt(cluster: Cluster, tmp_path: Path) -> None:
+    spec = topology(
+        model="random:7",
+        engine={"name": "reference", "python": sys.executable},
+        cluster={"nodes": 6, "gpus_per_node": 1, "policy": "pack"},
+        context_servers={"num_instances": 1, "tensor_parallel_size": 2},
+        generation_servers={"num_instances": 1, "tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+        slurm={"mpi": "pmi2"},
+    )
+    for section in ("context_servers", "generation_servers"):
+        del spec[section]["command"]
+    del spec["router"]
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    said = one.command("ask", "--run", str(one.run), "-e", "completions", "--max-tokens", "8", "Once upon a time")
+    assert said.stdout.strip()
+    held = [rank["host"] for name in ("ctx0", "gen0") for rank in one.instance(name)["ranks"]]
+    assert held == one.hosts()
+    one.cancel()
+
+
+def test_workers_get_the_gpus_of_their_row(cluster: Cluster, tmp_path: Path) -> None:
+    """Two instances on one node, each with two of its four GPUs, and a router with none."""
+    spec = topology(
+        engine={"name": "vllm", "program": str(WORKER)},
+        cluster={"nodes": 1, "gpus_per_node": 4, "policy": "pack"},
+        context_servers={"num_instances": 1, "tensor_parallel_size": 2},
+    )
+    for section in ("context_servers", "generation_servers"):
+        del spec[section]["command"]
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    assert [one.ask(name)["gpus"] for name in ("ctx0", "gen0", "router")] == ["0,1", "2,3", "none"]
+    one.cancel()
+
+
+@pytest.mark.parametrize("mode", ["single-srun", "single-mpirun"])
+def test_one_world_over_the_whole_allocation(mode: str, cluster: Cluster, tmp_path: Path) -> None:
+    spec = topology(slurm={"mode": mode}, mpi={"flavor": "openmpi"})
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    ranks = [rank for name in ("ctx0", "ctx1", "gen0") for rank in one.instance(name)["ranks"]]
+    assert [rank["host"] for rank in ranks] == [host for host in one.hosts() for _ in range(2)]
+    assert [one.ask(name)["rank"] for name in ("ctx0", "ctx1", "gen0")] == ["0", "2", "4"]
+    one.cancel()
+
+
+def test_inside_an_allocation_that_is_held_already(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology())
+    up = [sys.executable, "-m", "disagg_launch", "up", "--backend", "slurm", "--run", str(one.run), str(one.spec)]
+    inside = [*up, "--", "bash", "-c", "curl -sS $DISAGG_URL/who"]
+    done = cluster.login("salloc", "-N3", "--ntasks-per-node=2", *inside, cwd=tmp_path)
+    assert json.loads(done.stdout)["host"] == one.hosts()[0]
+    outside = one.command("up", "--backend", "slurm", "--run", str(tmp_path / "other"), str(one.spec), check=False)
+    assert outside.returncode == 4
+    assert "salloc" in outside.stderr
+
+
+def test_a_step_typed_by_hand(cluster: Cluster, tmp_path: Path) -> None:
+    spec = topology(context_servers={"command": ["hostname"]}, generation_servers={"command": ["hostname"]})
+    one = Deployment(cluster, tmp_path, spec)
+    one.command("render", "--backend", "slurm", "--run", str(one.run), str(one.spec))
+    done = cluster.login("salloc", "-N3", "--ntasks-per-node=2", "bash", "-c", f"scontrol show hostnames; {one.run}/steps/ctx1.sh")
+    *hosts, first, second = done.stdout.split("\n")[:-1]
+    assert sorted([first, second]) == [f"0: {hosts[1]}", f"1: {hosts[1]}"]
+
+
+def test_a_heterogeneous_job(cluster: Cluster, tmp_path: Path) -> None:
+    spec = topology(
+        cluster={"nodes": 3, "policy": "separate_roles"},
+        slurm={"het": {"context": {"partition": "big"}, "generation": {"partition": "small"}}},
+    )
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    held = {name: one.ask(name)["host"] for name in ("ctx0", "ctx1", "gen0")}
+    kinds = {name: cluster.login("sinfo", "-h", "-n", host, "-o", "%P", "-p", "big,small").stdout.strip() for name, host in held.items()}
+    assert kinds == {"ctx0": "big", "ctx1": "big", "gen0": "small"}
+    one.cancel()
+    assert "leaving in order" in one.log("gen0"), "the second part's steps end in order too"
+
+
+def test_while_the_job_waits(cluster: Cluster, tmp_path: Path) -> None:
+    holder = cluster.login(
+        "sbatch", "--parsable", "--exclusive", f"-N{len(cluster.nodes)}", "--wrap", "sleep 600", cwd=tmp_path
+    ).stdout.strip()
+    one = Deployment(cluster, tmp_path, topology()).submit()
+    status = one.command("status", one.job, check=False)
+    assert status.returncode == 5
+    assert re.match(rf"job {one.job}: pending \((Resources|Priority|None|no reason given)\), expected start ", status.stdout)
+    late = one.command("wait", one.job, "--limit-s", "1", check=False)
+    assert late.returncode == 5
+    assert "cancelled" in one.command("cancel", one.job).stdout
+    cluster.login("scancel", holder)
+
+
+def test_nothing_is_sent_when_nothing_is_to_be(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology())
+    dry = one.command("submit", "--dry-run", str(one.spec)).stdout
+    assert "==> job.sbatch <==" in dry
+    assert "exec srun" in dry
+    tested = one.command("submit", "--test-only", str(one.spec))
+    assert tested.stdout == ""
+    assert "to start at" in tested.stderr
+    much = Deployment(cluster, tmp_path, topology(name="much", slurm={"constraint": "nothing-has-this"}))
+    refused = much.command("submit", "--test-only", str(much.spec), check=False)
+    assert refused.returncode == 4
+    assert not cluster.login("squeue", "-h").stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_profile_made_by_asking_this_cluster_works(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology(slurm={"site": str(tmp_path / "asked.yaml")}))
+    one.command("site", "probe", "--out", str(tmp_path / "asked.yaml"))
+    assert "partition: batch" in (tmp_path / "asked.yaml").read_text()
+    one.submit().ready()
+    assert one.instance("ctx0")["url"].startswith("http://")
+    one.cancel()
