@@ -11,16 +11,21 @@ import click
 
 @click.command()
 @click.option("-c", "--config", "--config_file", "path", required=True, type=click.Path(path_type=Path), help="A disagg_config.yaml.")
+@click.option("-m", "--metadata_server_config_file", "metadata", type=click.Path(path_type=Path), help="A metadata_config.yaml.")
 @click.option("--host", help="Address to listen on, in place of the file's hostname.")
 @click.option("--port", type=int, help="Port to listen on, in place of the file's port.")
 @click.option("-r", "--request_timeout", type=float, help="Seconds for one call to a worker, in place of front_door.request_timeout_s.")
 @click.option("--drain", "drain_s", type=int, default=30, show_default=True, help="Seconds that running requests are given at the end.")
-def router(path: Path, host: Optional[str], port: Optional[int], request_timeout: Optional[float], drain_s: int) -> None:
+def router(
+    path: Path, metadata: Optional[Path], host: Optional[str], port: Optional[int], request_timeout: Optional[float], drain_s: int
+) -> None:
     """Serve the front door of running context and generation servers until SIGTERM or Ctrl-C."""
     from disagg_launch.router import config as configuration
     from disagg_launch.router.serve import run
 
     config = configuration.load(path)
+    if metadata:
+        config = replace(config, metadata=configuration.load_metadata(metadata))
     if request_timeout:
         config = replace(config, front_door=replace(config.front_door, request_timeout_s=request_timeout))
     run(config, host or config.host, port if port is not None else config.port, drain_s)

@@ -1,14 +1,15 @@
 """The router's configuration file: TensorRT-LLM's disagg_config.yaml, plus one map of our own, `front_door`.
 
 From upstream's keys the router reads `hostname`, `port`, `max_retries`, `model`, `schedule_style`, `perf_metrics_max_requests`,
-`conditional_disagg_config.max_local_prefill_length`, and of `context_servers` and `generation_servers` `urls`, `num_instances`
-and `router` (`type` and its arguments). Every other key is the engines' business and is passed over. The keys of `front_door`
+`conditional_disagg_config.max_local_prefill_length`, `disagg_cluster` (with it, urls are ignored), and of `context_servers` and
+`generation_servers` `urls`, `num_instances` and `router` (`type` and its arguments).
+Every other key is the engines' business and is passed over. The keys of `front_door`
 are the fields of `FrontDoor`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Mapping
@@ -17,6 +18,10 @@ import yaml
 
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION
+from disagg_launch.runtime import cluster as clusters
+from disagg_launch.runtime import metadata
+from disagg_launch.runtime.cluster import Cluster
+from disagg_launch.runtime.metadata import Metadata
 
 POLICIES = ("round_robin", "load_balancing", "kv_cache_aware", "conversation", "power_of_two")
 DIALECTS = ("trtllm", "vllm", "sglang")
@@ -34,6 +39,8 @@ class FrontDoor:
     api_keys_env: str = ""  # name of an environment variable with keys, separated by commas
     admin_token_file: str = ""  # the token of /admin/*; without it there is no admin interface
     admin_loopback_only: bool = True  # whether /admin/* answers only to this machine
+    cluster_token_file: str = ""  # the token that workers register with; needed when others can reach the port
+    cluster_open: bool = False  # whether workers register without a token, although others can reach the port
     tls_cert_file: str = ""
     tls_key_file: str = ""
     # what may come in
@@ -77,17 +84,39 @@ class Config:
     max_local_prefill: int | None = None
     perf_metrics_max_requests: int = 0
     front_door: FrontDoor = field(default_factory=FrontDoor)
+    cluster: Cluster | None = None
+    metadata: Metadata | None = None
+
+    @property
+    def discovers(self) -> bool:
+        """Whether workers make themselves known, instead of standing in the file."""
+        return self.cluster is not None or self.metadata is not None
+
+    def minimal(self, role: str) -> int:
+        """How many servers of a role there must be."""
+        return self.cluster.minimal(role) if self.cluster else 1
 
 
 def load(path: Path) -> Config:
     """The configuration in a YAML file. BadInput with every complaint at once."""
+    return parse(_read(path), str(path))
+
+
+def load_metadata(path: Path) -> Metadata:
+    """The metadata server in a metadata_config.yaml. BadInput with every complaint at once."""
+    raw = _read(path)
+    if not isinstance(raw, dict):
+        raise BadInput(f"{path}: found {type(raw).__name__}, a map with server_type, hostname, port is needed")
+    return metadata.parse(raw)
+
+
+def _read(path: Path) -> Any:
     try:
-        raw = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except OSError as wrong:
         raise BadInput(f"{path}: {wrong.strerror}") from None
     except yaml.YAMLError as wrong:
         raise BadInput(f"{path}: not YAML: {wrong}") from None
-    return parse(raw, str(path))
 
 
 def parse(raw: Any, where: str = "config") -> Config:
@@ -109,12 +138,26 @@ def parse(raw: Any, where: str = "config") -> Config:
         max_local_prefill=None if conditional is None else _of(conditional, "max_local_prefill_length", int, 0, said),
         perf_metrics_max_requests=_of(raw, "perf_metrics_max_requests", int, 0, said),
         front_door=_front_door(_of(raw, "front_door", dict, {}, said), said),
+        cluster=_cluster(raw.get("disagg_cluster"), said),
     )
+    cluster = config.cluster
+    if cluster is not None:
+        config = replace(config, roles={name: replace(role, urls=()) for name, role in config.roles.items()})
+        if cluster.served and config.front_door.processes > 1:
+            said.append("front_door.processes: only one process can keep the workers' entries; use an etcd:// cluster_uri with more")
     if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
         said.append("conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where")
     if said:
         raise BadInput("\n".join(f"{where}: {one}" for one in said))
     return config
+
+
+def _cluster(raw: Any, said: list[str]) -> Cluster | None:
+    try:
+        return clusters.parse(raw)
+    except BadInput as wrong:
+        said += str(wrong).splitlines()
+        return None
 
 
 def _role(raw: dict[str, Any], key: str, said: list[str]) -> Role:

@@ -33,7 +33,7 @@ class Fleet:
     async def start(self) -> None:
         """Put in the configured workers and begin to probe them."""
         for name, role in self.config.roles.items():
-            for url in role.urls:
+            for url in () if self.config.discovers else role.urls:
                 self.add(name, url)
         self._sweeper = asyncio.ensure_future(self._sweep())
 
@@ -74,8 +74,16 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would find a worker for each hop."""
-        return bool(self.table.usable(CONTEXT) and self.table.usable(GENERATION))
+        """Whether there are as many workers as there must be: one for each hop, or what a cluster says."""
+        return not self.lacking()
+
+    def lacking(self) -> str:
+        """What is missing to be ready, as in "0 of 1 context servers are ready"; "" if nothing is."""
+        for role in (CONTEXT, GENERATION):
+            there, needed = len(self.table.usable(role)), self.config.minimal(role)
+            if there < needed:
+                return f"{there} of {needed} {role} servers are ready"
+        return ""
 
     def info(self) -> dict[str, Any]:
         """The body of /cluster_info."""
@@ -84,7 +92,8 @@ class Fleet:
             return [_row(w) for w in self.table.of(role) if w.state not in (State.GONE, State.JOINING)]
 
         current = {"context_servers": rows(CONTEXT), "generation_servers": rows(GENERATION)}
-        return {"is_ready": self.ready, "current_workers": current, "minimal_instances": {"context_servers": 1, "generation_servers": 1}}
+        minimal = {"context_servers": self.config.minimal(CONTEXT), "generation_servers": self.config.minimal(GENERATION)}
+        return {"is_ready": self.ready, "current_workers": current, "minimal_instances": minimal}
 
     async def models(self) -> bytes:
         """The body of /v1/models: a worker's own; the configured name when there is no worker to ask."""
@@ -133,7 +142,8 @@ class Fleet:
 
 def _row(worker: Worker) -> dict[str, Any]:
     host, _, port = worker.url.rpartition(":")
-    return {"worker_id": worker.url, "host": host, "port": int(port), "role": ROLE_IDS[worker.role], "state": worker.state.value}
+    name = worker.worker_id or worker.url
+    return {"worker_id": name, "host": host, "port": int(port), "role": ROLE_IDS[worker.role], "state": worker.state.value}
 
 
 __all__ = ["Fleet", "Memory"]

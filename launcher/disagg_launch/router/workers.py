@@ -36,6 +36,7 @@ class Worker:
     url: str
     role: str
     pool: Pool
+    worker_id: str = ""  # the name under which it registered; "" for one of the configuration
     state: State = State.JOINING
     active: int = 0
     active_tokens: int = 0
