@@ -26,6 +26,5 @@ def router(
     config = configuration.load(path)
     if metadata:
         config = replace(config, metadata=configuration.load_metadata(metadata))
-    if request_timeout:
-        config = replace(config, front_door=replace(config.front_door, request_timeout_s=request_timeout))
-    run(config, host or config.host, port if port is not None else config.port, drain_s)
+    door = replace(config.front_door, request_timeout_s=request_timeout) if request_timeout else config.front_door
+    run(replace(config, host=host or config.host, port=config.port if port is None else port, front_door=door), drain_s)

@@ -162,7 +162,7 @@ def _cluster(raw: Any, said: list[str]) -> Cluster | None:
 
 def _role(raw: dict[str, Any], key: str, said: list[str]) -> Role:
     urls = _of(raw, "urls", list, [], said, key)
-    said.extend(f'{key}.urls: found {url!r}, needed "host:port"' for url in urls if not _is_url(url))
+    said.extend(f'{key}.urls: found {url!r}, needed "host:port"' for url in urls if not is_url(url))
     count = _of(raw, "num_instances", int, len(urls), said, key)
     if urls and count != len(urls):
         said.append(f"{key}: num_instances is {count}, but there are {len(urls)} urls")
@@ -171,7 +171,8 @@ def _role(raw: dict[str, Any], key: str, said: list[str]) -> Role:
     return Role(tuple(map(str, urls)), policy, {k: v for k, v in router.items() if k != "type"})
 
 
-def _is_url(url: Any) -> bool:
+def is_url(url: Any) -> bool:
+    """Whether it is "host:port"."""
     host, _, port = str(url).rpartition(":")
     return isinstance(url, str) and bool(host) and "/" not in host and port.isdigit() and 0 < int(port) < 65536
 

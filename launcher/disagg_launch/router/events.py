@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Iterator, Mapping
 
+import orjson
+
+from disagg_launch.router.exchange import Sink
 from disagg_launch.router.splice import dumps
 
-__all__ = ["as_stream", "dumps", "event"]
+DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
@@ -14,12 +17,31 @@ def event(value: Any) -> bytes:
     return b"data: " + dumps(value) + b"\n\n"
 
 
-def as_stream(answer: dict[str, Any], chat: bool) -> bytes:
-    """A whole answer as the events of a stream, without the last, [DONE]."""
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """(whole events, the beginning of the next one). Events end in an empty line, with LF or CR LF."""
+    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+    return (b"", data) if end < 5 and not data.startswith((b"\n\n", b"\r\n\r\n")) else (data[:end], data[end:])
+
+
+def values(data: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON objects of whole events, [DONE] left out. ValueError if one is not JSON."""
+    for line in data.splitlines():
+        if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+            value = orjson.loads(line[5:])
+            if isinstance(value, dict):
+                yield value
+
+
+async def send_whole(answer: Mapping[str, Any], stream: bool, chat: bool, sink: Sink) -> None:
+    """A complete answer into the sink: as it is, or as the one chunk of a stream."""
+    if not stream:
+        await sink.whole(200, b"application/json", dumps(answer))
+        return
     choices = []
     for choice in answer.get("choices", ()):
         one = dict(choice)
         if chat:
             one["delta"] = one.pop("message", {})
         choices.append(one)
-    return event({**answer, "object": "chat.completion.chunk" if chat else "text_completion", "choices": choices})
+    await sink.piece(event({**answer, "object": "chat.completion.chunk" if chat else "text_completion", "choices": choices}) + DONE)
+    await sink.end()

@@ -14,7 +14,10 @@ from disagg_launch.router.workers import Worker
 
 @dataclass(eq=False, slots=True)
 class Exchange:
-    """`body` is the client's JSON object; `extra` are header lines for the workers. Times are of the event loop's clock, in seconds."""
+    """`body` is the client's JSON object; `extra` are header lines for the workers. Times are of the event loop's clock, in seconds.
+
+    `kept` is what the client was sent by the present generation worker, `prompt_ids` the prompt as the context worker read it.
+    """
 
     id: str
     path: bytes
@@ -25,6 +28,7 @@ class Exchange:
     extra: bytes
     client: str
     began: float
+    number: int = 0
     ctx: str = ""
     gen: str = ""
     queued_s: float = 0.0
@@ -33,6 +37,21 @@ class Exchange:
     status: int = 0
     retries: int = 0
     failed: list[Worker] = field(default_factory=list)
+    kept: Kept = field(default_factory=lambda: Kept())
+    prompt_ids: Optional[Ids] = None
+
+
+@dataclass(slots=True)
+class Kept:
+    """The events a client has been sent, of one worker."""
+
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, data: bytes) -> None:
+        """One more piece."""
+        self.pieces.append(data)
+        self.size += len(data)
 
 
 class Sink(Protocol):
@@ -54,13 +73,14 @@ class Sink(Protocol):
 class Prefill:
     """What a context worker left behind. `answer` is its response; `params` finds the KV; `ids` is the prompt as the worker saw it.
 
-    `finished`: the answer is complete already, there is nothing to generate.
+    `number` is the context worker's own id of the request. `finished`: the answer is complete already, there is nothing to generate.
     """
 
     answer: dict[str, Any]
     params: Optional[dict[str, Any]]
     ids: Optional[Ids]
     finished: bool = False
+    number: int = 0
 
 
 class Refused(Exception):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.router.config import Config
 from disagg_launch.router.exchange import refusal
-from disagg_launch.router.policies import Memory
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.upstream import Pool, UpstreamError
 from disagg_launch.router.workers import State, Table, Worker
@@ -23,12 +22,12 @@ ROLE_IDS = {CONTEXT: 0, GENERATION: 1}
 class Fleet:
     """The workers of one router process: made from the configuration, probed until `stop`."""
 
-    def __init__(self, config: Config, table: Table) -> None:
+    def __init__(self, config: Config, table: Table, changed: Callable[[Worker], None]) -> None:
         self.config = config
+        self._changed = changed
         self.table = table
         self._probes: dict[Worker, asyncio.Task[None]] = {}
         self._sweeper: Optional[asyncio.Task[None]] = None
-        self.on_change: Any = lambda worker: None
 
     async def start(self) -> None:
         """Put in the configured workers and begin to probe them."""
@@ -70,7 +69,7 @@ class Fleet:
 
     def _change(self, worker: Worker, state: State) -> None:
         self.table.change(worker, state)
-        self.on_change(worker)
+        self._changed(worker)
 
     @property
     def ready(self) -> bool:
@@ -89,7 +88,7 @@ class Fleet:
         """The body of /cluster_info."""
 
         def rows(role: str) -> list[dict[str, Any]]:
-            return [_row(w) for w in self.table.of(role) if w.state not in (State.GONE, State.JOINING)]
+            return [row(w) for w in self.table.of(role) if w.state not in (State.GONE, State.JOINING)]
 
         current = {"context_servers": rows(CONTEXT), "generation_servers": rows(GENERATION)}
         minimal = {"context_servers": self.config.minimal(CONTEXT), "generation_servers": self.config.minimal(GENERATION)}
@@ -140,10 +139,8 @@ class Fleet:
                 worker.pool.sweep(loop.time())
 
 
-def _row(worker: Worker) -> dict[str, Any]:
+def row(worker: Worker) -> dict[str, Any]:
+    """A worker as /cluster_info and /admin/workers show it."""
     host, _, port = worker.url.rpartition(":")
     name = worker.worker_id or worker.url
     return {"worker_id": name, "host": host, "port": int(port), "role": ROLE_IDS[worker.role], "state": worker.state.value}
-
-
-__all__ = ["Fleet", "Memory"]

@@ -3,117 +3,155 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from typing import Optional
 
 from disagg_launch.plan import CONTEXT, GENERATION
-from disagg_launch.router import policies
-from disagg_launch.router.admission import Queue
+from disagg_launch.router import events
 from disagg_launch.router.config import Config
 from disagg_launch.router.dialects import named
-from disagg_launch.router.exchange import Exchange, Prefill, Sink, WorkerFailed, passed_on, refusal
+from disagg_launch.router.dispatch import Dispatch, given_up
+from disagg_launch.router.exchange import Exchange, Kept, Prefill, Sink, WorkerFailed
+from disagg_launch.router.ids import mint
 from disagg_launch.router.metrics import Metrics
+from disagg_launch.router.resume import KEEP_BYTES, go_on
+from disagg_launch.router.splice import dumps
 from disagg_launch.router.upstream import Connection, UpstreamError
-from disagg_launch.router.workers import Table, Worker
+from disagg_launch.router.workers import Worker
 
-JSON, EVENTS = b"application/json", b"text/event-stream"
-DONE = b"data: [DONE]\n\n"
-
-
-class Budget:
-    """How many requests may be sent again: half as many as come in, and a few to begin with, so that failures never multiply load."""
-
-    FIRST, SHARE, MOST = 32.0, 0.5, 2048.0
-
-    def __init__(self) -> None:
-        self._left = self.FIRST
-
-    def earn(self) -> None:
-        """A request came in."""
-        if self._left < self.MOST:
-            self._left += self.SHARE
-
-    def spend(self) -> bool:
-        """Whether one more may be sent again."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+JSON = b"application/json"
+_ERROR = b'data: {"error"'
 
 
 class Flow:
-    """Sends exchanges through the workers of a table."""
+    """Sends exchanges through the workers."""
 
-    def __init__(self, config: Config, table: Table, metrics: Metrics) -> None:
-        door = config.front_door
+    def __init__(self, config: Config, dispatch: Dispatch, metrics: Metrics, gen_only: bool = False) -> None:
         self._config = config
-        self._door = door
-        self.table = table
-        self.metrics = metrics
-        self.queue = Queue(door.max_queue, door.queue_timeout_s)
-        self.memory = {role: policies.Memory(config.roles[role].options) for role in (CONTEXT, GENERATION)}
-        self._choose = {role: policies.POLICIES[config.roles[role].policy] for role in (CONTEXT, GENERATION)}
-        self._dialect = named(door.dialect)
-        self._budget = Budget()
+        self._door = config.front_door
+        self._dispatch = dispatch
+        self._metrics = metrics
+        self._dialect = named(config.front_door.dialect)
+        self._gen_only = gen_only
+        self._at_once = self._dialect.CONCURRENT or config.schedule == "generation_first"
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, exchange: Exchange, sink: Sink) -> None:
-        """Answer the exchange into the sink. Refused when there is an error to tell and nothing was sent yet."""
-        self._budget.earn()
+        """Answer the exchange into the sink. Refused when there is an error to tell; it is told as an event if the sink has started."""
+        self._dispatch.budget.earn()
         while True:
+            exchange.kept = Kept()
             try:
-                await self._once(exchange, sink)
-                return
-            except WorkerFailed as failure:  # noqa: PERF203
-                self._failed(exchange, failure)
-                if sink.started or not self._again(exchange, failure):
-                    raise self._given_up(failure) from None
+                return await self._once(exchange, sink)
+            except WorkerFailed as failure:
+                if not self._dispatch.again(exchange, failure):
+                    raise given_up(failure) from None
+                if sink.started:
+                    return await self._resume(exchange, sink, failure)
+
+    async def _resume(self, exchange: Exchange, sink: Sink, failure: WorkerFailed) -> None:
+        """Go on where the stream broke off, through a fresh prefill of prompt and answer so far."""
+        rest = go_on(exchange, sink) if self._door.resume else None
+        if rest is None:
+            raise given_up(failure) from None
+        self._metrics.count("resumed_streams")
+        if rest.finished:
+            await sink.piece(rest.finished)
+            await sink.end()
+        else:
+            await self.serve(rest.exchange, rest.sink)
+            exchange.ctx, exchange.gen, exchange.retries = rest.exchange.ctx, rest.exchange.gen, rest.exchange.retries
 
     async def _once(self, exchange: Exchange, sink: Sink) -> None:
-        number = mint()
-        prefill = await self._prefill(exchange, number)
+        number = exchange.number = mint()
+        if self._gen_only:
+            exchange.body = {**exchange.body, "ignore_eos": True}
+            await self._generate(exchange, self._dialect.no_prefill(), number, sink)
+        elif self._config.max_local_prefill is not None:
+            await self._conditional(exchange, number, sink, self._config.max_local_prefill)
+        elif self._at_once:
+            await self._both(exchange, number, sink)
+        else:
+            await self._in_turn(exchange, number, sink)
+
+    async def _in_turn(self, exchange: Exchange, number: int, sink: Sink, reserved: Optional[Worker] = None) -> None:
+        worker = await self._dispatch.take(CONTEXT, exchange)
+        prefill = await self._prefill(worker, exchange, number)
         exchange.prefilled = self._loop.time()
         if prefill.finished:
-            await _finished(exchange, prefill, sink)
-            return
-        await self._generate(exchange, prefill, number, sink)
+            exchange.first = exchange.prefilled
+            await events.send_whole(prefill.answer, exchange.stream, exchange.chat, sink)
+        else:
+            exchange.prompt_ids = prefill.ids
+            exchange.number = prefill.number or number
+            await self._generate(exchange, prefill, number, sink, reserved)
 
-    async def _prefill(self, exchange: Exchange, number: int) -> Prefill:
-        body = self._dialect.context_body(exchange, number)
-        worker = await self._take(CONTEXT, exchange)
+    async def _conditional(self, exchange: Exchange, number: int, sink: Sink, most: int) -> None:
+        """Without a context worker, if a generation worker has enough of the prompt cached to do the rest of it by the way."""
+        reserved = await self._dispatch.take(GENERATION, exchange)
+        try:
+            cached = self._dispatch.cached_tokens(reserved, exchange)
+            if cached and exchange.ask.tokens - cached <= most:
+                await self._generate(exchange, None, number, sink, reserved)
+            else:
+                await self._in_turn(exchange, number, sink, reserved)
+        finally:
+            self._dispatch.give_back(reserved, exchange)
+
+    async def _both(self, exchange: Exchange, number: int, sink: Sink) -> None:
+        """Both hops at once: the generation worker waits for the KV by itself."""
+        worker = await self._dispatch.take(CONTEXT, exchange)
+        early = self._dialect.early(exchange, number, worker)
+        hops = [
+            asyncio.ensure_future(self._prefill(worker, exchange, number, early)),
+            asyncio.ensure_future(self._generate(exchange, early, number, sink)),
+        ]
+        try:
+            await asyncio.gather(*hops)
+        finally:
+            for hop in hops:
+                hop.cancel()
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await asyncio.gather(*hops, return_exceptions=True)
+
+    async def _prefill(self, worker: Worker, exchange: Exchange, number: int, early: Optional[Prefill] = None) -> Prefill:
+        """What the context worker left behind; gives the worker back."""
         exchange.ctx = worker.url
         try:
-            status, answer = await self._call(worker, exchange, body)
-            if status != 200:
-                raise self._not_ok(worker, status, answer)
+            self._dispatch.sent(worker, exchange)
+            body = self._dialect.context_body(exchange, number, early)
+            answer = await self._call(worker, exchange, body)
             try:
-                prefill = self._dialect.read_context(exchange, answer)
+                prefill = early or self._dialect.read_context(exchange, answer)
             except ValueError as wrong:
-                raise WorkerFailed(worker, f"garbage: {wrong}") from None
+                raise WorkerFailed(worker, "garbage") from wrong
         finally:
-            self._give_back(worker, exchange)
+            self._dispatch.give_back(worker, exchange)
         worker.succeeded()
         return prefill
 
-    async def _generate(self, exchange: Exchange, prefill: Prefill, number: int, sink: Sink) -> None:
-        body = self._dialect.generation_body(exchange, prefill, number)
-        worker = await self._take(GENERATION, exchange)
+    async def _generate(
+        self, exchange: Exchange, prefill: Optional[Prefill], number: int, sink: Sink, reserved: Optional[Worker] = None
+    ) -> None:
+        """The answer, from a generation worker; without `prefill` it does the prompt too. A `reserved` worker stays the caller's."""
+        body = self._dialect.generation_body(exchange, prefill, number) if prefill else dumps(exchange.body)
+        worker = reserved or await self._dispatch.take(GENERATION, exchange)
         exchange.gen = worker.url
         try:
+            self._dispatch.sent(worker, exchange)
             if exchange.stream:
                 await self._stream(worker, exchange, body, sink)
             else:
-                status, answer = await self._call(worker, exchange, body)
-                if status != 200:
-                    raise self._not_ok(worker, status, answer)
+                answer = await self._call(worker, exchange, body)
                 exchange.first = self._loop.time()
                 await sink.whole(200, JSON, answer)
         finally:
-            self._give_back(worker, exchange)
+            if not reserved:
+                self._dispatch.give_back(worker, exchange)
         worker.succeeded()
 
-    async def _call(self, worker: Worker, exchange: Exchange, body: bytes) -> tuple[int, bytes]:
-        """(status, body) of one whole answer. WorkerFailed."""
+    async def _call(self, worker: Worker, exchange: Exchange, body: bytes) -> bytes:
+        """One whole answer of status 200. WorkerFailed, Refused."""
         pool, began = worker.pool, self._loop.time()
         try:
             connection = await pool.ask(b"POST", exchange.path, body, exchange.extra, self._door.request_timeout_s)
@@ -123,149 +161,57 @@ class Flow:
                 pool.put(connection)
         except UpstreamError as error:
             raise WorkerFailed(worker, error.cause) from error
+        if connection.status != 200:
+            raise self._dispatch.not_ok(worker, connection.status, answer)
         took = self._loop.time() - began
-        self.metrics.complete[worker.role].observe(took)
-        self.metrics.first_token[worker.role].observe(took)
-        return connection.status, answer
+        self._metrics.complete[worker.role].observe(took)
+        self._metrics.first_token[worker.role].observe(took)
+        return answer
 
     async def _stream(self, worker: Worker, exchange: Exchange, body: bytes, sink: Sink) -> None:
         pool, began = worker.pool, self._loop.time()
         try:
-            connection = await pool.ask(b"POST", exchange.path, body, exchange.extra, self._door.request_timeout_s)
+            connection = await pool.ask(
+                b"POST", exchange.path, body, exchange.extra + self._dialect.STREAM_EXTRA, self._door.request_timeout_s
+            )
             try:
                 if connection.status != 200:
-                    raise self._not_ok(worker, connection.status, await connection.whole())
+                    raise self._dispatch.not_ok(worker, connection.status, await connection.whole())
                 await self._relay(connection, exchange, sink)
             finally:
                 pool.put(connection)
         except UpstreamError as error:
             raise WorkerFailed(worker, error.cause) from error
-        self.metrics.first_token[GENERATION].observe(exchange.first - began)
-        self.metrics.complete[GENERATION].observe(self._loop.time() - began)
+        self._metrics.first_token[GENERATION].observe(exchange.first - began)
+        self._metrics.complete[GENERATION].observe(self._loop.time() - began)
         await sink.end()
 
     async def _relay(self, connection: Connection, exchange: Exchange, sink: Sink) -> None:
         """Pass whole events on as they come; nothing looks into them. UpstreamError if the stream ends without its last event."""
-        clock, stall, observe = self._loop.time, self._door.stall_timeout_s, self.metrics.inter_token.observe
-        rest = last = b""
+        clock, stall, observe = self._loop.time, self._door.stall_timeout_s, self._metrics.inter_token.observe
+        kept = exchange.kept
+        rest = data = b""
         before = 0.0
-        while data := await connection.read():
+        while piece := await connection.read():
             now = clock()
             connection.deadline = now + stall if stall else 0.0
-            if rest:
-                data = rest + data
+            whole = rest + piece if rest else piece
+            if whole.endswith(b"\n\n"):
                 rest = b""
-            if not data.endswith(b"\n\n"):
-                data, rest = _whole_events(data)
-                if not data:
+            else:
+                whole, rest = events.split(whole)
+                if not whole:
                     continue
+            if _ERROR in whole:
+                raise UpstreamError("error event")
             if before:
                 observe(now - before)
-            else:
+            elif not exchange.first:
                 exchange.first = now
             before = now
-            last = data
+            data = whole
+            if kept.size < KEEP_BYTES:
+                kept.add(data)
             await sink.piece(data)
-        if rest or not last.endswith(b"[DONE]\n\n"):
-            raise UpstreamError("truncated", "the stream ended without [DONE]")
-
-    # choosing
-
-    async def _take(self, role: str, exchange: Exchange) -> Worker:
-        """A worker for this role, counted as busy with the exchange; give it back. Refused if there is none in time."""
-        worker = self._pick(role, exchange)
-        if worker is None:
-            began = self._loop.time()
-            why = f"no {role} worker is ready" if not self.table.usable(role) else f"every {role} worker is busy"
-            worker = await self.queue.wait(
-                exchange.client, lambda: self._pick(role, exchange), lambda picked: self._give_back(picked, exchange), why
-            )
-            exchange.queued_s += self._loop.time() - began
-        self.metrics.queue.observe(exchange.queued_s)
-        return worker
-
-    def _pick(self, role: str, exchange: Exchange) -> Optional[Worker]:
-        rows = self.table.free(role, exchange.failed)
-        if not rows and exchange.failed:
-            rows = self.table.free(role)
-        if not rows:
-            return None
-        memory = self.memory[role]
-        worker: Worker = rows[0] if len(rows) == 1 else self._choose[role](rows, exchange.ask, memory)
-        worker.take(exchange.ask.tokens)
-        if exchange.ask.session or exchange.ask.blocks:
-            memory.saw(worker.url, exchange.ask)
-        return worker
-
-    def _give_back(self, worker: Worker, exchange: Exchange) -> None:
-        worker.give_back(exchange.ask.tokens)
-        if self.queue.length:
-            self.queue.advance()
-
-    # failing
-
-    def _not_ok(self, worker: Worker, status: int, answer: bytes) -> Exception:
-        """4xx is the request's own fault and passed on as it is; a 429 or a 5xx may go better elsewhere."""
-        if status < 500 and status != 429:
-            worker.succeeded()
-            return passed_on(status, answer)
-        return WorkerFailed(worker, f"status {status}", (status, answer))
-
-    def _failed(self, exchange: Exchange, failure: WorkerFailed) -> None:
-        worker = failure.worker
-        if worker not in exchange.failed:
-            exchange.failed.append(worker)
-            if not (failure.answer and failure.answer[0] == 429):
-                self.table.failed(worker, self._loop.time())
-
-    def _again(self, exchange: Exchange, failure: WorkerFailed) -> bool:
-        """Whether to send it again: to every other worker once, to those that have failed it `max_retries` times, within the budget."""
-        role = failure.worker.role
-        spent = exchange.retries >= self._config.max_retries + len(exchange.failed) - 1
-        if spent and not self.table.free(role, exchange.failed):
-            return False
-        if not self._budget.spend():
-            return False
-        exchange.retries += 1
-        failure.worker.retries += 1
-        self.metrics.retried(role, failure.cause.split(":")[0])
-        return True
-
-    def _given_up(self, failure: WorkerFailed) -> Exception:
-        if failure.answer:
-            return passed_on(*failure.answer)
-        return refusal(502, f"the {failure.worker.role} worker failed ({failure.cause.split(':')[0]})", retry_after_s=1)
-
-
-def _whole_events(data: bytes) -> tuple[bytes, bytes]:
-    """(whole events, the beginning of the next one). Events end in an empty line."""
-    end = data.rfind(b"\n\n") + 2
-    if end == 1:
-        end = data.rfind(b"\r\n\r\n") + 4
-        if end == 3:
-            return b"", data
-    return data[:end], data[end:]
-
-
-_EPOCH_MS = 1_700_000_000_000
-_last = 0
-
-
-def mint(node: int = 0) -> int:
-    """The next `disagg_request_id`: 39 bits of milliseconds, 8 of node, 16 to keep this process's apart; in [2^40, 2^63), growing."""
-    global _last
-    stamp = ((time.time_ns() // 1_000_000 - _EPOCH_MS) & (1 << 39) - 1) << 24 | node << 16
-    _last = max(stamp, _last + 1)
-    return _last
-
-
-async def _finished(exchange: Exchange, prefill: Prefill, sink: Sink) -> None:
-    """The context worker's answer was the whole answer."""
-    from disagg_launch.router import events
-
-    exchange.first = exchange.prefilled
-    if not exchange.stream:
-        await sink.whole(200, JSON, events.dumps(prefill.answer))
-        return
-    await sink.piece(events.as_stream(prefill.answer, exchange.chat) + DONE)
-    await sink.end()
+        if rest or not data.endswith(b"[DONE]\n\n"):
+            raise UpstreamError("truncated")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import logging
+import os
 from typing import Any
 
 import uvicorn
 
 from disagg_launch.router.app import App
 from disagg_launch.router.config import Config
+from disagg_launch.router.dispatch import Dispatch
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
 from disagg_launch.router.metrics import Metrics
+from disagg_launch.router.protocol import limited
 from disagg_launch.router.workers import Table
 
 KEEP_ALIVE_S = 10  # as upstream's router
+GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures generation workers alone
 
 
 class Application:
@@ -25,6 +30,7 @@ class Application:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._app: App = None  # type: ignore[assignment]
+        self.protocol = limited(config.front_door.max_header_bytes, config.front_door.header_timeout_s)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -35,33 +41,47 @@ class Application:
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
-        table = Table(self._config.front_door.max_in_flight_per_worker)
-        flow = Flow(self._config, table, Metrics())
-        fleet = Fleet(self._config, table)
-        fleet.on_change = lambda worker: flow.queue.advance()
-        self._app = App(fleet, flow)
+        door = self._config.front_door
+        table, metrics = Table(door.max_in_flight_per_worker), Metrics()
+        dispatch = Dispatch(self._config, table, metrics)
+        fleet = Fleet(self._config, table, dispatch.changed)
+        flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
+        self._app = App(fleet, flow, metrics)
+        sweeper = asyncio.ensure_future(self.protocol.sweep())
         await fleet.start()
         gc.collect()
         gc.freeze()  # what is here now stays; later collections need not look at it
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        sweeper.cancel()
         await fleet.stop()
+        self._app.access.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def run(config: Config, host: str, port: int, drain_s: int) -> None:
+def options(config: Config, application: Application, drain_s: int) -> dict[str, Any]:
+    """What uvicorn is told: no logs of its own, our limits, and as little as possible between the socket and the application."""
+    told: dict[str, Any] = {"host": config.host, "port": config.port, "loop": _loop(), "http": application.protocol, "ws": "none"}
+    told |= {
+        "log_config": None,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,
+    }
+    told |= {"backlog": 4096, "timeout_keep_alive": KEEP_ALIVE_S, "timeout_graceful_shutdown": drain_s, "lifespan": "on"}
+    if config.front_door.tls_cert_file:
+        told |= {"ssl_certfile": config.front_door.tls_cert_file, "ssl_keyfile": config.front_door.tls_key_file}
+    return told
+
+
+def run(config: Config, drain_s: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    options: dict[str, Any] = {"host": host, "port": port, "loop": _loop(), "http": "httptools", "ws": "none", "lifespan": "on"}
-    options |= {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False, "date_header": False}
-    options |= {"backlog": 4096, "timeout_keep_alive": KEEP_ALIVE_S, "timeout_graceful_shutdown": drain_s}
-    server = uvicorn.Server(uvicorn.Config(Application(config), **options))
-    asyncio.run(server.serve()) if _loop() == "asyncio" else server.run()
+    application = Application(config)
+    uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s))).run()
 
 
 def _loop() -> str:
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return "asyncio"
-    return "uvloop"
+    return "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"

@@ -301,12 +301,18 @@ class Pool:
 
     async def _connect(self) -> Connection:
         self.loop = asyncio.get_running_loop()
-        making = self.loop.create_connection(lambda: Connection(self), *self._address)
+        making = asyncio.ensure_future(self.loop.create_connection(lambda: Connection(self), *self._address))
+        try:  # not wait_for, which before Python 3.12 may swallow a cancellation
+            await asyncio.wait((making,), timeout=self._connect_timeout_s)
+        finally:
+            if not making.done():
+                making.cancel()
+        if not making.done():
+            raise UpstreamError("connect", f"no connection within {self._connect_timeout_s:g} s")
         try:
-            _, connection = await asyncio.wait_for(making, self._connect_timeout_s)
-        except (OSError, asyncio.TimeoutError) as wrong:
-            raise UpstreamError("connect", str(wrong) or f"no connection within {self._connect_timeout_s:g} s") from None
-        return connection
+            return making.result()[1]
+        except OSError as wrong:
+            raise UpstreamError("connect", str(wrong)) from None
 
     async def _send(self, connection: Connection, request: bytes, timeout_s: float) -> Connection:
         self._busy.add(connection)

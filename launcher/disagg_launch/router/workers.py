@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Iterable
+from typing import Any, Iterable, Mapping
 
 from disagg_launch.router.upstream import Pool
 
@@ -45,11 +45,17 @@ class Worker:
     paused_until: float = 0.0
     silent_probes: int = 0
     draining: bool = False
+    offers: Mapping[str, Any] = field(default_factory=dict)  # /server_info's disaggregated_params of a context worker
     # counted for /metrics
     requests: int = 0
     completed: int = 0
     errors: int = 0
     retries: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may have something cached: it is up, as far as is known."""
+        return self.state not in (State.GONE, State.JOINING)
 
     def take(self, tokens: int) -> None:
         """A request of this size is given to it."""

@@ -1,24 +1,31 @@
 """How workers are spoken to: one module for each wire protocol, chosen by `front_door.dialect`.
 
-A dialect is a module with `CONCURRENT` (whether both hops are asked at once) and the functions `context_body(exchange, id)`,
-`read_context(exchange, answer)` and `generation_body(exchange, prefill, id)`.
+A dialect is a module with what `Dialect` names.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Protocol, cast
+from typing import Optional, Protocol, cast
 
 from disagg_launch.router.exchange import Exchange, Prefill
+from disagg_launch.router.workers import Worker
 
 
 class Dialect(Protocol):
     """What a dialect module offers."""
 
-    CONCURRENT: bool
+    CONCURRENT: bool  # whether both hops are always asked at once
+    STREAM_EXTRA: bytes  # header lines that ask a generation worker for the token ids of each chunk
 
-    def context_body(self, exchange: Exchange, number: int) -> bytes:
-        """The body of the first hop. `number` is the id both hops have in common."""
+    def no_prefill(self) -> Prefill:
+        """What stands for a context worker's answer when only generation is measured."""
+
+    def early(self, exchange: Exchange, number: int, worker: Worker) -> Prefill:
+        """What can be said of a prefill before it is done, when both hops are asked at once; `worker` is the context worker."""
+
+    def context_body(self, exchange: Exchange, number: int, early: Optional[Prefill]) -> bytes:
+        """The body of the first hop. `number` is the id both hops have in common; `early` is given when both are asked at once."""
 
     def read_context(self, exchange: Exchange, answer: bytes) -> Prefill:
         """What the first hop's answer says. ValueError if it does not say what is needed."""

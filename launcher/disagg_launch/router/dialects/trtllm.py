@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from disagg_launch.router.exchange import Exchange, Prefill
 from disagg_launch.router.splice import Ids, dumps, loads
+from disagg_launch.router.workers import Worker
 
 CONCURRENT = False
+# ignored by workers that do not know it; a body field would be refused by those that are strict
+STREAM_EXTRA = b"x-return-token-ids: 1\r\n"
 _GOES_ON = ("length", "not_finished")
 
 
-def context_body(exchange: Exchange, number: int) -> bytes:
+def no_prefill() -> Prefill:
+    """TensorRT-LLM's parameters for a generation worker that takes whatever KV it has (its gen-only benchmark)."""
+    return Prefill({}, {"first_gen_tokens": [7], "ctx_request_id": 1}, None)
+
+
+def early(exchange: Exchange, number: int, worker: Worker) -> Prefill:
+    """Generation first: both sides know the request by the router's number, and the generation worker where to ask."""
+    params = {**worker.offers, "ctx_request_id": number, "schedule_style": "generation_first"}
+    return Prefill({}, params, None)
+
+
+def context_body(exchange: Exchange, number: int, early: Optional[Prefill]) -> bytes:
     """The client's request, not streamed, to be worked on for its prompt only."""
-    params = {"request_type": "context_only", "disagg_request_id": number}
+    params: dict[str, Any] = {"request_type": "context_only", "disagg_request_id": number}
+    if early:
+        params["schedule_style"] = "generation_first"
     return dumps({**exchange.body, "stream": False, "stream_options": None, "disaggregated_params": params})
 
 
@@ -29,7 +45,7 @@ def read_context(exchange: Exchange, answer: bytes) -> Prefill:
         return Prefill(said, None, None, finished=True)
     if not isinstance(params, dict) or params.get("ctx_request_id") is None:
         raise ValueError("a context answer needs choices[0].disaggregated_params.ctx_request_id")
-    return Prefill(said, params, ids if isinstance(ids, Ids) else None)
+    return Prefill(said, params, ids if isinstance(ids, Ids) else None, number=params["ctx_request_id"])
 
 
 def generation_body(exchange: Exchange, prefill: Prefill, number: int) -> bytes:

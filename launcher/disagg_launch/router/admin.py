@@ -1,0 +1,69 @@
+"""What the gateway tells the router: POST /admin/drain, /admin/gone, /admin/undrain {"worker": "host:port"}; GET /admin/workers.
+
+`gone`: the process has ended, so whoever waits for it is served elsewhere at once. `drain`: no new requests, running ones go on.
+`undrain`: it is back, or to be used again; it is given requests as soon as its health page says 200.
+`undrain` with a "role" puts a worker in that the configuration does not name. All of it needs the token in `admin_token_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from disagg_launch.plan import PREFIX
+from disagg_launch.router.config import FrontDoor, is_url
+from disagg_launch.router.exchange import refusal
+from disagg_launch.router.fleet import Fleet, row
+from disagg_launch.router.keys import Keys
+from disagg_launch.router.splice import dumps
+from disagg_launch.router.workers import State
+
+STATES = {"drain": State.DRAINING, "gone": State.GONE, "undrain": State.JOINING}
+_LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+class Admin:
+    """The admin interface of one router process."""
+
+    def __init__(self, fleet: Fleet, door: FrontDoor) -> None:
+        self._fleet = fleet
+        self._keys = Keys(door.admin_token_file) if door.admin_token_file else None
+        self._loopback_only = door.admin_loopback_only
+
+    def answer(self, method: str, what: str, peer: str, authorization: bytes, body: bytes) -> bytes:
+        """The answer to one admin request. Refused: 404 without an admin interface, 403 from elsewhere, 401 without the token."""
+        if self._keys is None:
+            raise refusal(404, "there is no admin interface: front_door.admin_token_file is not set")
+        if self._loopback_only and peer and not peer.startswith(_LOOPBACK):
+            raise refusal(403, "the admin interface answers this machine only")
+        if self._keys.owner(authorization) is None:
+            raise refusal(401, "the admin token is needed as a bearer token")
+        if method == "GET" and what == "workers":
+            return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
+        if method != "POST" or what not in STATES:
+            raise refusal(404, f"there is no /admin/{what}: POST drain, gone or undrain, GET workers")
+        return self._change(what, _message(body))
+
+    def _change(self, what: str, message: dict[str, Any]) -> bytes:
+        url, role = message.get("worker"), message.get("role")
+        if not is_url(url) or role not in (None, *PREFIX):
+            raise refusal(400, 'needed: {"worker": "host:port"}, and "role" context or generation to put in a new one')
+        if role and what == "undrain":
+            self._fleet.add(role, str(url))
+        found = [worker for worker in self._fleet.table.by_url.values() if worker.url == url and role in (None, worker.role)]
+        if not found:
+            raise refusal(404, f"there is no worker {url}")
+        for worker in found:
+            self._fleet.change(worker, STATES[what])
+        return dumps([row(worker) for worker in found])
+
+
+def _message(body: bytes) -> dict[str, Any]:
+    try:
+        message = orjson.loads(body)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise refusal(400, "the body must be a JSON object")
+    return message

@@ -1,0 +1,218 @@
+"""The two hops, as clients and workers see them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from conftest import cluster
+from standin import expected
+
+CHAT = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completion_goes_through_both_hops(play: Any, stream: bool) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            answer = await c.complete("hello", 5, stream=stream)
+            text = answer.text if stream else answer.json["choices"][0]["text"]
+            assert (answer.status, text) == (200, expected("hello", 5))
+            ctx, gen = c.ctx[0].seen[0], c.gen[0].seen[0]
+            assert ctx["disaggregated_params"]["request_type"] == "context_only" and ctx["stream"] is False and ctx["stream_options"] is None
+            assert gen["disaggregated_params"]["request_type"] == "generation_only" and gen["prompt"] == list(b"hello")
+            assert gen["disaggregated_params"]["ctx_request_id"] == ctx["disaggregated_params"]["disagg_request_id"]
+            assert gen["disaggregated_params"]["encoded_opaque_state"] == "AAAA" and gen.get("stream", False) is stream
+            assert 2**40 <= gen["disaggregated_params"]["disagg_request_id"] < 2**63
+
+    play(scene)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_keeps_messages_and_gets_ids(play: Any, stream: bool) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            answer = await c.post("/v1/chat/completions", {"model": "m", "messages": CHAT, "max_tokens": 3, "stream": stream})
+            text = answer.text if stream else answer.json["choices"][0]["message"]["content"]
+            assert text == expected(CHAT, 3)
+            assert c.gen[0].seen[0]["messages"] == CHAT and len(c.gen[0].seen[0]["prompt_token_ids"]) > 10
+
+    play(scene)
+
+
+def test_prompts_of_ids_and_big_prompts_arrive_whole(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            ids = [i % 997 for i in range(40_000)]
+            assert (await c.complete(ids, 2)).json["choices"][0]["text"] == expected(ids, 2)
+            assert c.ctx[0].seen[0]["prompt"] == ids
+            text = 'quote " brace } "prompt_token_ids":[1,2] "prompt":[3] \\ é ' * 500
+            assert (await c.complete(text, 2)).json["choices"][0]["text"] == expected(text, 2)
+
+    play(scene)
+
+
+def test_a_prompt_that_ends_the_answer_never_reaches_generation(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            answer = await c.complete("hello", 5, stop="now")
+            assert answer.json["choices"][0]["finish_reason"] == "stop" and "disaggregated_params" not in answer.json["choices"][0]
+            assert "prompt_token_ids" not in answer.json
+            streamed = await c.complete("hello", 5, stop="now", stream=True)
+            assert streamed.done and streamed.events[0]["choices"][0]["finish_reason"] == "stop"
+            assert c.gen[0].seen == []
+
+    play(scene)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_batches_and_n_are_joined(play: Any, stream: bool, n: int) -> None:
+    async def scene() -> None:
+        async with cluster(2, 2) as c:
+            prompts = ["one", "two", "three"]
+            answer = await c.complete(prompts, 3, n=n, stream=stream, stream_options={"include_usage": True} if stream else None)
+            assert answer.status == 200, answer.body
+            choices = [x for e in (answer.events if stream else [answer.json]) for x in e["choices"]]
+            for index in range(3 * n):
+                text = "".join(x["text"] for x in choices if x["index"] == index)
+                assert text == expected(prompts[index // n], 3)
+            usage = [e["usage"] for e in (answer.events if stream else [answer.json]) if e.get("usage")]
+            assert usage == [{"prompt_tokens": 11, "completion_tokens": 9 * n, "total_tokens": 11 + 9 * n}]
+            assert not stream or answer.done and answer.body.count(b"[DONE]") == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"{", "JSON"),
+        (b"[1]", "JSON object"),
+        (b"\xff\xfe", "JSON"),
+        ({"model": "m"}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [[1.5]]}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": "x", "stream": "yes"}, "stream"),
+        ({"prompt": "x", "n": 0}, "n must"),
+        ({"prompt": "x", "n": 10**9}, "n must"),
+        ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
+    ],
+)
+def test_bad_requests_are_refused_in_openai_shape(play: Any, body: Any, word: str) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            answer = await c.post("/v1/completions", body)
+            assert answer.status == 400 and word in answer.json["error"]["message"]
+            assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+            assert c.ctx[0].seen == []
+
+    play(scene)
+
+
+@pytest.mark.parametrize("role", ["ctx", "gen"])
+@pytest.mark.parametrize("status", ["400", "404", "422", "429", "500", "503"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_worker_status_reaches_the_client(play: Any, role: str, status: str, stream: bool) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            getattr(c, role)[0].mode = status
+            answer = await c.complete("hello", 4, stream=stream)
+            assert answer.status == int(status) and answer.json["error"]["message"] == "told to"
+            tries = len(getattr(c, role)[0].seen)
+            assert tries == (1 if status in ("400", "404", "422") else 2)  # max_retries is 1
+
+    play(scene)
+
+
+def test_pages(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster(2, 1) as c:
+            assert (await c.get("/health")).body == b""
+            assert (await c.get("/version")).json["version"]
+            assert (await c.get("/v1/models")).json["data"][0]["id"] == "stand-in"
+            info = (await c.get("/cluster_info")).json
+            assert info["is_ready"] is True and len(info["current_workers"]["context_servers"]) == 2
+            assert info["current_workers"]["generation_servers"][0]["role"] == 1
+            assert (await c.get("/nothing")).status == 404 and (await c.post("/version", {})).status == 405
+            await c.complete("hello")
+            page = (await c.get("/metrics")).body.decode()
+            assert "\ntotal_requests 1\n" in page and "\nctx_completed_requests 1\n" in page and 'state="ready"} 1' in page
+            for line in page.splitlines():
+                assert line.startswith("#") or float(line.rsplit(" ", 1)[1]) >= 0
+
+    play(scene)
+
+
+def test_headers_that_go_on_and_headers_that_stay(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            sent = {"x-request-id": "rid-42", "traceparent": "00-a-b-01", "authorization": "Bearer secret", "x-custom": "1", "cookie": "c=1"}
+            answer = await c.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, sent)
+            assert answer.headers["x-request-id"] == "rid-42"
+            for heads in (c.ctx[0].heads[0], c.gen[0].heads[0]):
+                assert heads["x-request-id"] == "rid-42" and heads["traceparent"] == "00-a-b-01"
+                assert not {"authorization", "x-custom", "cookie"} & set(heads)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("where", ["ctx", "gen"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_both_hops(play: Any, where: str, stream: bool) -> None:
+    async def scene() -> None:
+        async with cluster(pause_s=0.05 if where == "gen" else 0) as c:
+            if where == "ctx":
+                c.ctx[0].mode = "hang"
+            worker = getattr(c, where)[0]
+            with pytest.raises(asyncio.TimeoutError):
+                await c.post("/v1/completions", {"prompt": "x", "max_tokens": 100, "stream": stream}, timeout_s=0.3)
+            for _ in range(100):
+                if worker.aborted:
+                    break
+                await asyncio.sleep(0.02)
+            assert worker.aborted == 1 and (where == "gen" or c.gen[0].seen == [])
+            metrics = (await c.get("/metrics")).body
+            assert b"\nclient_disconnects 1\n" in metrics and b"\nctx_error_requests 0\n" in metrics
+
+    play(scene)
+
+
+def test_generation_first_asks_both_at_once(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster(schedule_style="generation_first") as c:
+            answer = await c.complete("hello", 4)
+            assert answer.json["choices"][0]["text"] == expected("hello", 4)
+            ctx, gen = (w.seen[0]["disaggregated_params"] for w in (c.ctx[0], c.gen[0]))
+            assert gen["ctx_request_id"] == gen["disagg_request_id"] == ctx["disagg_request_id"]
+            assert gen["schedule_style"] == ctx["schedule_style"] == "generation_first" and gen["request_type"] == "generation_only"
+
+    play(scene)
+
+
+def test_generation_alone_serves_what_it_has_cached(play: Any) -> None:
+    async def scene() -> None:
+        aware = {"router": {"type": "kv_cache_aware", "tokens_per_block": 4}}
+        async with cluster(1, 2, generation_servers=aware, conditional_disagg_config={"max_local_prefill_length": 16}) as c:
+            for _ in range(3):
+                assert (await c.complete("w" * 400, 2)).json["choices"][0]["text"] == expected("w" * 400, 2)
+            assert len(c.ctx[0].seen) == 1  # the first one only
+            assert sorted(len(g.seen) for g in c.gen) == [0, 3]
+
+    play(scene)
+
+
+def test_gen_only_switch(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "1")
+
+    async def scene() -> None:
+        async with cluster() as c:
+            await c.complete("hello", 3)
+            assert c.ctx[0].seen == [] and c.gen[0].seen[0]["ignore_eos"] is True
+            params = c.gen[0].seen[0]["disaggregated_params"]
+            assert (params["request_type"], params["first_gen_tokens"], params["ctx_request_id"]) == ("generation_only", [7], 1)
+
+    play(scene)
