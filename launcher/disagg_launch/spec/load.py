@@ -16,7 +16,7 @@ from disagg_launch.spec.complaint import ERROR, BadTopology, Complaint
 from disagg_launch.spec.explain import explain
 from disagg_launch.spec.inherit import SECTIONS, inherit
 from disagg_launch.spec.model import Section, Topology
-from disagg_launch.spec.source import MOST_BYTES, Source, parse
+from disagg_launch.spec.source import MOST_CHARACTERS, Source, parse
 
 if TYPE_CHECKING:
     from disagg_launch.importers.draft import Draft
@@ -68,7 +68,7 @@ def read(path: Union[str, os.PathLike[str]]) -> str:
     file = pathlib.Path(path)
     try:
         with file.open("rb") as stream:
-            data = stream.read(4 * MOST_BYTES + 1)
+            data = stream.read(4 * MOST_CHARACTERS + 1)
         return data.decode("utf-8-sig")
     except OSError as wrong:
         raise BadInput(f"{file}: {wrong.strerror or wrong}; a readable topology file is needed") from None

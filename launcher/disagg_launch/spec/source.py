@@ -13,7 +13,7 @@ import yaml
 
 from disagg_launch.spec.complaint import ERROR, Complaint, Path, dotted
 
-MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 200_000, 40
+MOST_CHARACTERS, MOST_VALUES, MOST_DIGITS, DEEPEST = 1 << 18, 100_000, 100, 40
 PREFIX = "tag:yaml.org,2002:"
 SCALARS = ("str", "int", "float", "bool", "null")
 MERGE = PREFIX + "merge"
@@ -67,8 +67,8 @@ class Source:
 def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
     """The file's values and places, and what is wrong with it as YAML. Time and memory are bounded whatever the text is."""
     source = Source(file, text)
-    if len(text) > MOST_BYTES:
-        return source, [Complaint(file, 1, 1, "", f"found a file of {len(text)} characters; allowed: {MOST_BYTES}")]
+    if len(text) > MOST_CHARACTERS:
+        return source, [Complaint(file, 1, 1, "", f"found a file of {len(text)} characters; allowed: {MOST_CHARACTERS}")]
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as wrong:
@@ -77,8 +77,6 @@ def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
         return source, [Complaint(file, line, column, "", f"not YAML: {wrong.problem or wrong.context}")]
     except yaml.YAMLError as wrong:
         return source, [Complaint(file, 1, 1, "", f"not YAML: {str(wrong).splitlines()[0]}")]
-    except RecursionError:
-        return source, [Complaint(file, 1, 1, "", f"nested too deeply; allowed: {DEEPEST} levels")]
     if root is None:
         return source, [Complaint(file, 1, 1, "", "the file is empty; a map is needed: see `disagg-launch schema`")]
     if not isinstance(root, yaml.MappingNode):
@@ -93,7 +91,18 @@ def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without dates and base-60 numbers: `time: 1:30:00` is a text."""
+    """SafeLoader without dates, and with an end to nesting: PyYAML's time grows with its square."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node of the tree. MarkedYAMLError where it is nested too deeply."""
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels", problem_mark=self.get_mark())
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -173,6 +182,8 @@ class _Walk:
         if kind in ("int", "float") and ":" in node.value:
             return node.value
         try:
+            if kind == "int" and len(node.value) > MOST_DIGITS:
+                raise ValueError(node.value)
             return self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
             self.wrong.append(self._complain(node, path, f"found {node.value[:40]!r}; it cannot be read as {kind}"))
