@@ -104,7 +104,7 @@ def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
         parts=[[Raw(line) for line in part] for part in told],
         python=job.site.python,
         interface=job.spec.slurm.interface or job.site.interface or "",
-        survey=["srun", *_survey(job)],
+        surveys=[_survey(job, number) for number in range(len(job.parts))],
         signal=f" {job.spec.slurm.signal_s} s before the time limit, or" if job.spec.slurm.signal_s else "",
     )
     return File("job.sbatch", text, RUNNABLE)
@@ -115,13 +115,12 @@ def _most_on_a_node(tasks: list[Task], part: Component) -> int:
     return max((held[n] for n in range(part.first_node, part.first_node + part.count)), default=0) or 1
 
 
-def _survey(job: Job) -> Words:
-    """The options of a step with one task on every host of the job, in their order."""
-    count = sum(part.count for part in job.parts)
-    place: Words = [f"--nodes={count}", f"--ntasks={count}", Raw('--nodelist="$hosts"'), "--distribution=arbitrary"]
-    if len(job.parts) > 1:
-        place = [f"--het-group={','.join(str(n) for n in range(len(job.parts)))}", "--ntasks-per-node=1"]
-    return ["--job-name=addresses", *place, "--overlap", *_gpus(job.gpus_flag, 0), "--mpi=none", "--export=ALL", "--label"]
+def _survey(job: Job, number: int) -> Words:
+    """A step with one task on every host of one part of the job."""
+    count = job.parts[number].count
+    group = [f"--het-group={number}"] if len(job.parts) > 1 else []
+    place = ["--job-name=addresses", *group, f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1"]
+    return ["srun", *place, "--overlap", *_gpus(job.gpus_flag, 0), "--mpi=none", "--export=ALL"]
 
 
 def _step_script(job: Job, start: Start) -> File:

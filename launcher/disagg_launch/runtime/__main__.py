@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from disagg_launch.errors import DisaggError
 from disagg_launch.runtime import processes, register, world
@@ -30,10 +30,13 @@ def parser() -> argparse.ArgumentParser:
     gateway.add_argument("--listen", default="127.0.0.1", help="this machine's address for the ranks' reports")
     gateway.add_argument("--quiet", action="store_true", help="say nothing but the ready line")
     hosts = commands.add_parser("hosts", help="print the Slurm job's hosts, or those of a step's tasks, comma separated")
-    hosts.add_argument("--step", default="")
+    what = hosts.add_mutually_exclusive_group()
+    what.add_argument("--step", default="", help="of this step's tasks, in task order")
+    what.add_argument("--addresses", action="store_true", help='print their addresses instead, from lines "host address" on standard input')
     address = commands.add_parser("address", help="print this host's address on an interface or subnet")
     address.add_argument("network", nargs="?", default="", help="such as hsn0 or 10.1.0.0/16 [default: the one used toward --toward]")
     address.add_argument("--toward", default="", help="another host")
+    address.add_argument("--named", action="store_true", help="with the Slurm node's name before it")
     down = commands.add_parser("down", help="ask the gateway to stop everything in order")
     down.add_argument("run", nargs="?", default=_here())
     inside = commands.add_parser("world", help="call a function with its instance's communicator (under `python -m mpi4py`)")
@@ -70,14 +73,13 @@ def _command(options: argparse.Namespace) -> int:
         from disagg_launch.runtime import gateway
 
         return gateway.main(options.run, _names(options.hosts), _names(options.addresses), options.listen, options.quiet)
-    elif options.command in ("hosts", "address"):
+    elif options.command == "hosts":
+        print(",".join(_hosts(options)))
+    elif options.command == "address":
         from disagg_launch.runtime import allocation
 
-        if options.command == "address":
-            print(allocation.address(options.network, options.toward))
-        else:
-            found = allocation.hosts_of_step(_here(), options.step, os.environ) if options.step else allocation.hosts(os.environ)
-            print(",".join(found))
+        name = os.environ.get("SLURMD_NODENAME", "") + " " if options.named else ""
+        print(name + allocation.address(options.network, options.toward))
     elif options.command == "register":
         return register.main(options, os.environ)
     elif options.command == "world":
@@ -91,6 +93,15 @@ def _command(options: argparse.Namespace) -> int:
 
         folder.warden(options.life, options.grace_s)
     return 0
+
+
+def _hosts(options: argparse.Namespace) -> Sequence[str]:
+    from disagg_launch.runtime import allocation, bootstrap
+
+    if options.step:
+        return bootstrap.hosts_of_step(_here(), options.step, os.environ)
+    found = allocation.hosts(os.environ)
+    return allocation.addresses(found, sys.stdin) if options.addresses else found
 
 
 def _names(text: str) -> List[str]:

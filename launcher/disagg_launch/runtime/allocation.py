@@ -1,4 +1,4 @@
-"""Which hosts a job was given, which of them each task of a step runs on, and what address a host has on a certain network."""
+"""Which hosts a Slurm job was given, and what address a host has on a certain network."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import ipaddress
 import os
 import socket
 import struct
-from typing import Iterator, Mapping, Tuple
+from typing import Iterable, Iterator, Mapping, Sequence, Tuple
 
 from disagg_launch.errors import BackendRefused
 from disagg_launch.hostlist import expand
-from disagg_launch.runtime import binding as bindings
-from disagg_launch.runtime import bootstrap
-from disagg_launch.runtime.tasks import tasks_of
 
 SIOCGIFADDR = 0x8915
 
@@ -30,14 +27,12 @@ def hosts(environ: Mapping[str, str]) -> Tuple[str, ...]:
     return tuple(host for name in names for host in expand(environ[name]))
 
 
-def hosts_of_step(run: str, step: str, environ: Mapping[str, str]) -> Tuple[str, ...]:
-    """The host of each task of a step, in task order: as the gateway bound them, or by hand the allocation's in its order."""
-    plan, launch = bootstrap.read(run)
-    start = next((s for s in launch.starts if s.step == step), None)
-    if start is None:
-        raise BackendRefused(f"there is no step {step!r} in launch.json: name one of {', '.join(s.step for s in launch.starts)}")
-    bound = (bindings.load(run) if environ.get(bootstrap.GATEWAY) else None) or bindings.bound(plan, hosts(environ))
-    return tuple(bound.hosts[task.row.node] for task in tasks_of(plan, start, launch.workers))
+def addresses(names: Sequence[str], lines: Iterable[str]) -> Tuple[str, ...]:
+    """The address of each host in `names`, from lines "host address". BackendRefused when one is missing."""
+    found = dict(line.split() for line in lines if line.strip())
+    if missing := [name for name in names if name not in found]:
+        raise BackendRefused(f"{', '.join(missing)} did not say what its address is: look at the lines above")
+    return tuple(found[name] for name in names)
 
 
 def address(network: str, toward: str = "") -> str:

@@ -20,8 +20,8 @@ from disagg_launch import plan as plans
 from disagg_launch.errors import BackendRefused, DisaggError, RankRefused
 from disagg_launch.launch import Launch, Start, Worker
 from disagg_launch.plan import Plan
+from disagg_launch.runtime import allocation, gpus, processes, wire
 from disagg_launch.runtime import binding as bindings
-from disagg_launch.runtime import gpus, processes, wire
 from disagg_launch.runtime.binding import Binding, Reader
 from disagg_launch.runtime.launchers import LAUNCHERS, place_of
 from disagg_launch.runtime.tasks import Task, neighbours, numbers, tasks_of
@@ -91,7 +91,19 @@ def role_of(run: str, launcher: str, step: str, digest: str, environ: Mapping[st
         )
     task = tasks[number]
     worker = next(w for w in launch.workers if w.instance == task.instance.name)
-    return Role(plan, launch, start, _binding(run, plan, launch), task, worker, run, launcher)
+    return Role(plan, launch, start, _binding(run, plan, launch, environ), task, worker, run, launcher)
+
+
+def hosts_of_step(run: str, step: str, environ: Mapping[str, str]) -> Tuple[str, ...]:
+    """The host of each task of a step, in task order."""
+    plan, launch = read(run)
+    start = next((s for s in launch.starts if s.step == step), None)
+    if start is None:
+        raise _refuse(
+            RankRefused.NO_RANK, f"there is no step {step!r} in launch.json: name one of {', '.join(s.step for s in launch.starts)}"
+        )
+    bound = _binding(run, plan, launch, environ)
+    return tuple(bound.hosts[task.row.node] for task in tasks_of(plan, start, launch.workers))
 
 
 def read(run: str) -> Tuple[Plan, Launch]:
@@ -159,7 +171,10 @@ def _in_world(role: Role, argv: List[str]) -> List[str]:
     return [argv[0], "-m", "mpi4py", *code, *place, role.worker.in_process, *arguments]
 
 
-def _binding(run: str, plan: Plan, launch: Launch) -> Binding:
+def _binding(run: str, plan: Plan, launch: Launch, environ: Mapping[str, str]) -> Binding:
+    """As the gateway wrote it; for a step typed by hand, the allocation it was typed in, or this machine."""
+    if launch.backend == "slurm" and not environ.get(GATEWAY):
+        return bindings.bound(plan, allocation.hosts(environ))
     found = bindings.load(run)
     if found is None and launch.backend == "slurm":
         raise _refuse(RankRefused.NO_RANK, f"{run}/binding.json is not there, so no host is known: start the gateway, which writes it")
