@@ -45,7 +45,7 @@ class Flavor:
 
 
 FLAVORS = {
-    "mpich": Flavor("hydra", "mpiexec", ("-prepend-rank",), "{host}:{count}", ("-f",), environ=(("MPI4PY_MPIABI", "mpich"),)),
+    "mpich": Flavor("hydra", "mpiexec", ("-prepend-rank",), "{host}:{count}", ("-f",)),
     "openmpi": Flavor(
         "openmpi",
         "mpirun",
@@ -56,7 +56,8 @@ FLAVORS = {
         # names: it does not know `localhost`.
         sequence=("--map-by", "seq", "--hostfile"),
         environ=(
-            ("MPI4PY_MPIABI", "openmpi"),
+            # mpi4py takes the MPICH wheel of its own environment otherwise; an `env` of the spec may name another file
+            ("MPI4PY_LIBMPI", "libmpi.so.40"),
             ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
             ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
             # ranks that wait must not burn a core that others need

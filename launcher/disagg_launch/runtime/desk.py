@@ -36,6 +36,7 @@ class Desk:
         self._hear = hear
         self._fence_s = fence_s
         self._leases: Set[asyncio.StreamWriter] = set()
+        self._connections: Dict[asyncio.Future[None], asyncio.StreamWriter] = {}
         self._server: Optional[asyncio.AbstractServer] = None
 
     async def open(self, host: str) -> int:
@@ -44,12 +45,14 @@ class Desk:
         port: int = server.sockets[0].getsockname()[1]
         return port
 
-    def close(self) -> None:
-        """Take nobody in any more, and let the leases end: their holders see it at once."""
+    async def close(self) -> None:
+        """Take nobody in any more, and hang up on those who are connected: lease holders see it at once."""
         if self._server is not None:
             self._server.close()
-        for writer in self._leases:
-            writer.close()
+        for writer in self._connections.values():
+            writer.transport.abort()
+        if self._connections:
+            await asyncio.wait(set(self._connections))
 
     def tell_leases(self, message: Message) -> None:
         """Send something to every lease holder."""
@@ -57,6 +60,12 @@ class Desk:
             writer.write(wire.line(message))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._talk(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+        await task
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonce = secrets.token_hex(16)
         with contextlib.suppress(OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
             writer.write(wire.line({"nonce": nonce}))

@@ -15,7 +15,7 @@ from disagg_launch.plan import Plan, Rank
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import processes, record, supervise
 from disagg_launch.runtime.binding import Binding, Reader
-from disagg_launch.runtime.launchers import label_of
+from disagg_launch.runtime.launchers import blame_of, label_of
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.supervise import Child, Nursery
 from disagg_launch.runtime.tasks import tasks_of
@@ -34,26 +34,26 @@ class Fleet:
         self.records = {i.name: record.of_instance(plan, i, binding.addresses[i.nodes[0]]) for i in plan.instances}
         host = bindings.router_host(launch, binding)
         self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, launch.router.port, "logs/router.log")
+        self.step_of = {name: start for start in launch.starts for name in start.instances}
+        self.tasks = {start.step: tasks_of(plan, start, launch.workers) for start in launch.starts}
         self.rank_record = {r.rank: self.records[r.instance] for r in plan.ranks}
         self.nursery = Nursery()
         self.children: Dict[str, Child] = {}
         self.stopping = False
         self.spared: Set[int] = set()
         self._gone: Dict[str, List[int]] = {}
+        self._blamed: Dict[str, int] = {}
 
     def now_s(self) -> float:
         """The gateway's clock."""
         return asyncio.get_running_loop().time()
-
-    def step_of(self, instance: str) -> Start:
-        """The step that holds an instance."""
-        return next(s for s in self.launch.starts if instance in s.instances)
 
     async def start_step(self, start: Start, environ: Mapping[str, str]) -> None:
         """One step begins. BackendRefused if its program cannot be run."""
         for name in start.instances:
             self.records[name].begin(self.run, self.plan.digest)
         self._gone[start.step] = []
+        self._blamed.pop(start.step, None)
         child = await self.nursery.start(start.step, start.argv, self.run, environ, self._hearer(start))
         self.children[start.step] = child
         child.watcher = asyncio.ensure_future(self._await_step(start, child))
@@ -76,7 +76,7 @@ class Fleet:
 
     def watch_rank(self, rank: int, pid: int) -> None:
         """Notice the end of a process of this machine that is not our child: which rank of a world went first, only its pid can tell."""
-        step = self.step_of(self.rank_record[rank].name).step
+        step = self.step_of[self.rank_record[rank].name].step
         child = self.children.get(step)
         if child is None or child.pid == pid:
             return
@@ -94,11 +94,12 @@ class Fleet:
 
     def hear(self, row: Rank, text: str) -> None:
         """One line that a rank said."""
+        self._blame(self.step_of[row.instance], text)
         self.records[row.instance].hear(row.instance_rank, text)
         self._changed(row.instance)
 
     def _hearer(self, start: Start) -> Callable[[str], None]:
-        tasks = tasks_of(self.plan, start, self.launch.workers)
+        tasks = self.tasks[start.step]
         label = label_of(start.launcher)
 
         def hear(text: str) -> None:
@@ -108,10 +109,17 @@ class Fleet:
                 self.hear(tasks[number].row, text[mark.end() :])
             else:
                 # a line without a mark is the launcher's own word, unless there is only one who could have said it
+                self._blame(start, text)
                 self.records[start.instances[0]].hear(0 if len(tasks) == 1 else "-", text)
                 self._changed(start.instances[0])
 
         return hear
+
+    def _blame(self, start: Start, text: str) -> None:
+        task = blame_of(start.launcher, text)
+        if task is not None and start.step not in self._blamed:
+            tasks = self.tasks[start.step]
+            self._blamed[start.step] = tasks[min(task, len(tasks) - 1)].row.rank
 
     async def _await_step(self, start: Start, child: Child) -> None:
         status = await child.settled()
@@ -122,9 +130,9 @@ class Fleet:
         if self.stopping or self.children.get(step) is not child:
             return
         start = next(s for s in self.launch.starts if s.step == step)
-        tasks = tasks_of(self.plan, start, self.launch.workers)
+        tasks = self.tasks[step]
         only = tasks[0].row.rank if len(tasks) == 1 else None
-        first = next(iter(self._gone[step]), only)
+        first = self._blamed.get(step, next(iter(self._gone[step]), only))
         refused = next((self.records[n] for n in start.instances if self.records[n].refusal), None)
         blamed = refused or (self.rank_record[first] if first is not None else None)
         now = self.now_s()

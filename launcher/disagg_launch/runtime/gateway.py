@@ -158,7 +158,7 @@ class Gateway:
         for one in (*self.fleet.records.values(), self.fleet.router):
             if not one.ended or one.name in self.restarting:
                 continue
-            alone = one is self.fleet.router or len(self.fleet.step_of(one.name).instances) == 1
+            alone = one is self.fleet.router or len(self.fleet.step_of[one.name].instances) == 1
             if policy.on_failure != "restart" or not alone:
                 return judge([r.observed() for r in (*self.fleet.records.values(), self.fleet.router)], 0, 1)
             if one.starts > policy.max_restarts:
@@ -174,7 +174,7 @@ class Gateway:
         self.board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {self.launch.policy.max_restarts} in {pause_s:g} s")
         if one is not self.fleet.router:
             await self._tell_router(one, "drain")
-            await self.fleet.end_step(self.fleet.step_of(one.name), self._environ(), self.hasten)
+            await self.fleet.end_step(self.fleet.step_of[one.name], self._environ(), self.hasten)
         await asyncio.sleep(pause_s)
         if self.fleet.stopping:
             return
@@ -182,7 +182,7 @@ class Gateway:
             if one is self.fleet.router:
                 await self.fleet.start_router(self._environ())
             else:
-                await self.fleet.start_step(self.fleet.step_of(one.name), self._environ())
+                await self.fleet.start_step(self.fleet.step_of[one.name], self._environ())
         finally:
             self.restarting.discard(one.name)
         await self._until_healthy(one)
@@ -284,7 +284,7 @@ class Gateway:
         await self.fleet.stop(self._environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
         for task in self._tasks:
             task.cancel()
-        self.desk.close()
+        await self.desk.close()
 
     def _finish(self, verdict: Verdict) -> None:
         self.state = verdict.state

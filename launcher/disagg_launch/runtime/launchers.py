@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Mapping, Pattern, Tuple
+from typing import Mapping, Optional, Pattern, Tuple
 
 from disagg_launch.errors import RankRefused
 
@@ -22,6 +22,7 @@ class Launcher:
     `label`: matches the mark that the launcher puts before each line of output; group 1 is the task number.
     `mixes`: it passes output on in pieces, so that lines of several ranks run into each other; each rank then sends its output to
     the gateway itself.
+    `blames`: matches a line, of the launcher or of an MPI library, that tells which task failed first; group 1 is its number.
     """
 
     rank: str
@@ -31,13 +32,30 @@ class Launcher:
     adopts: bool = True
     label: str = ""
     mixes: bool = False
+    blames: str = ""
 
 
+NEVER = r"(?!)"
 LAUNCHERS: Mapping[str, Launcher] = {
     "local": Launcher("DISAGG_TASK", "DISAGG_TASKS", alone=True, mixes=True),
-    "hydra": Launcher("PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] ", mixes=True),
-    "openmpi": Launcher("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?", mixes=True),
-    "slurm": Launcher("SLURM_PROCID", "SLURM_NTASKS", per_step=True, adopts=False, label=r"^ *(\d+): "),
+    "hydra": Launcher(
+        "PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] ", mixes=True, blames=r"application called MPI_Abort\(.*\) - process (\d+)"
+    ),
+    "openmpi": Launcher(
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?",
+        mixes=True,
+        blames=r"MPI_ABORT was invoked on rank (\d+) in communicator MPI_COMM_WORLD|noticed that process rank (\d+) with PID",
+    ),
+    "slurm": Launcher(
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        per_step=True,
+        adopts=False,
+        label=r"^ *(\d+): ",
+        blames=r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (?:Exited|Killed|Terminated|Segmentation|Aborted|Bus error|Out Of Memory)",
+    ),
 }
 
 
@@ -61,4 +79,10 @@ def place_of(name: str, environ: Mapping[str, str]) -> Tuple[int, int]:
 
 def label_of(name: str) -> Pattern[str]:
     """The pattern of the mark before each line; it never matches when the launcher puts none."""
-    return re.compile(LAUNCHERS[name].label or r"(?!)")
+    return re.compile(LAUNCHERS[name].label or NEVER)
+
+
+def blame_of(name: str, text: str) -> Optional[int]:
+    """The task that a line of output says failed first; None for every other line."""
+    found = re.search(LAUNCHERS[name].blames or NEVER, text)
+    return int(next(group for group in found.groups() if group)) if found else None

@@ -13,7 +13,6 @@ from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.fleet import Fleet
 from disagg_launch.runtime.launchers import LAUNCHERS
 from disagg_launch.runtime.record import Record
-from disagg_launch.runtime.tasks import tasks_of
 
 LOCAL_PEERS = ("127.", "::1", "::ffff:127.")
 HERE = ("localhost", "127.0.0.1", "::1")
@@ -69,7 +68,7 @@ class Reports:
         far = message["launcher"] == "slurm" or message["host"] != self.own_name
         policy = self.launch.policy
         answer = {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
-        many = len(tasks_of(self.plan, self.fleet.step_of(one.name), self.launch.workers)) > 1
+        many = len(self.fleet.tasks[self.fleet.step_of[one.name].step]) > 1
         return {**answer, "output": many and LAUNCHERS[message["launcher"]].mixes}
 
     def _refusal(self, message: Message, peer: str) -> Message:

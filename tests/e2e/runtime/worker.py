@@ -16,6 +16,7 @@ def options():
     parser.add_argument("--die-code", type=int, default=3)
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
+    parser.add_argument("--lease", action="store_true", help="end when the gateway is gone")
     parser.add_argument("--fork", action="store_true", help="leave a grandchild in a session of its own")
     return parser.parse_args()
 
@@ -35,6 +36,17 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 
 given = options()
+if given.lease:
+    sys.path.insert(0, os.environ["DISAGG_RUN"] + "/runtime.pyz")
+    from disagg_launch.runtime import lease
+
+    def lost(reason):
+        # not printed: whoever read our output was the gateway
+        with open(os.environ["DISAGG_RUN"] + "/lost", "w") as file:
+            file.write(reason)
+        os._exit(0)
+
+    lease.hold(lost)
 print("i am", os.environ.get("DISAGG_INSTANCE", "router"), "pid", os.getpid(), flush=True)
 if given.deaf:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,130 @@
+"""A worker on another node outlives neither its gateway nor its replacement: leases and companions against a real desk."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+from deployments import survivors, until
+
+from disagg_launch.launch import Policy
+from disagg_launch.runtime.desk import Desk
+
+
+class Reception:
+    """A desk in a thread of its own, which takes every role and tells the rank to leave a companion beside its worker."""
+
+    def __init__(self, run, fence_s=30.0, beats_of_s=30.0, refuse=False):
+        self.heard, self.lost = [], []
+        self.fence_s, self.refuse = fence_s, refuse
+        (run / "state").mkdir()
+        (run / "state" / "token").write_text("secret\n")
+        self.loop = asyncio.new_event_loop()
+        self.desk = Desk(b"secret", beats_of_s, self.answer, self.lost.append, lambda *_: None)
+        self.port = self.loop.run_until_complete(self.desk.open("127.0.0.1"))
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+
+    def answer(self, message, peer):
+        self.heard.append(message)
+        if message["kind"] == "lease" and self.refuse:
+            return {"refused": "replaced"}
+        return {"ok": True, "life": "life-of-" + str(self.port), "companion": True, "fence_s": self.fence_s, "grace_s": 0.5}
+
+    def leased(self):
+        return any(m["kind"] == "lease" for m in self.heard)
+
+    def close(self):
+        if self.thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self.desk.close(), self.loop).result()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+
+
+@pytest.fixture
+def far(deploy):
+    """far(worker flags, ...) is a run whose one rank was started by something like Slurm, the desk it reports to, and its worker."""
+    desks, workers = [], []
+
+    def build(*flags, **desk):
+        run = deploy(flags={"ctx0": flags})
+        desks.append(Reception(run.run, **desk))
+        environ = {**os.environ, "DISAGG_GATEWAY": f"127.0.0.1:{desks[-1].port}", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+        argv = [sys.executable, str(run.run / "runtime.pyz"), "rank", "--launcher=slurm", "--step=ctx0", f"--digest={run.plan.digest}"]
+        worker = subprocess.Popen(argv, env=environ, start_new_session=True)
+        workers.append(worker)
+        return run.run, desks[-1], worker
+
+    yield build
+    for one in desks:
+        one.close()
+    for one in workers:
+        one.kill()
+        one.wait()
+
+
+@pytest.mark.parametrize("flags", [(), ("--deaf", "--fork")])
+def test_a_companion_ends_a_worker_whose_gateway_is_gone(far, flags):
+    run, desk, worker = far(*flags)
+    until(desk.leased)
+    assert worker.poll() is None
+    desk.close()
+    until(lambda: worker.poll() is not None and survivors(run) == [])
+
+
+def test_a_companion_ends_a_worker_that_hears_nothing_for_the_fence_time(far):
+    """The desk beats every six seconds; a fence of half a second must go off long before the next."""
+    run, _, worker = far(fence_s=0.5)
+    until(lambda: worker.poll() is not None and survivors(run) == [])
+
+
+def test_a_worker_that_was_replaced_is_ended(far):
+    run, _, worker = far(refuse=True)
+    until(lambda: worker.poll() is not None and survivors(run) == [])
+
+
+def test_a_companion_leaves_with_its_worker_and_takes_the_grandchildren(far):
+    run, desk, worker = far("--fork")
+    until(desk.leased)
+    until(lambda: len(survivors(run)) == 3)  # worker, grandchild, companion
+    worker.kill()
+    worker.wait()
+    until(lambda: survivors(run) == [])
+
+
+def test_a_companion_is_no_child_of_the_worker(far):
+    _, desk, worker = far()
+    until(desk.leased)
+    assert psutil.Process(worker.pid).children() == []
+
+
+def test_a_gateway_misses_a_lease_holder_that_falls_silent(far):
+    _, desk, worker = far(beats_of_s=0.5)
+    until(desk.leased)
+    companion = next(p for p in psutil.process_iter() if p.pid != worker.pid and is_companion(p, worker.pid))
+    companion.suspend()
+    until(lambda: desk.lost)
+    assert desk.lost[0]["pid"] == worker.pid
+    companion.resume()
+
+
+def is_companion(process, worker):
+    try:
+        return "rank" in process.cmdline() and "--launcher=slurm" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def test_our_own_workers_hold_a_lease_and_say_why_they_leave(deploy):
+    run = deploy(flags={"ctx0": ("--lease", "--deaf")}, policy=Policy(grace_s=20))
+    run.up().ready()
+    worker = psutil.Process(run.pids("ctx0")[0])
+    os.kill(run.process.pid, signal.SIGKILL)
+    worker.wait(15)
+    assert "is gone" in (run.run / "lost").read_text()
+    until(lambda: survivors(run.run) == [])
