@@ -26,6 +26,8 @@ from disagg_launch.reference.models import Model
 from disagg_launch.reference.options import Options
 from disagg_launch.reference.rank import Rank
 from disagg_launch.reference.request import Limits
+from disagg_launch.runtime import cluster, registrar
+from disagg_launch.runtime.registrar import Registrar
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +77,22 @@ def lead(options: Options, rank: Rank, model: Model, listener: socket.socket) ->
     app = App(model, scheduler, about | {"max_seq_len": scheduler.limits.sequence})
     loop = threading.Thread(target=_run, args=(scheduler,), name="model", daemon=True)
     loop.start()
-    status = asyncio.run(_serve(app, scheduler, listener, f"{options.role or 'worker'} of {model.name}"))
+    known = _announce(options, listener.getsockname()[1], model.name)
+    status = asyncio.run(_serve(app, scheduler, listener, f"{options.role or 'worker'} of {model.name}", known))
     if status == 0:
         scheduler.stop()
         loop.join()
     return status
+
+
+def _announce(options: Options, port: int, model: str) -> list[Registrar]:
+    """Those who make this worker known from its first healthy answer on; none without service discovery."""
+    made = []
+    if options.cluster:
+        made.append(registrar.register(options.cluster, options.role, options.host, port, cluster.token(os.environ)))
+    if options.metadata:
+        made.append(registrar.announce(options.metadata, options.role, options.host, port, model))
+    return made
 
 
 def _run(scheduler: Scheduler) -> None:
@@ -98,7 +111,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(app: App, scheduler: Scheduler, listener: socket.socket, what: str) -> int:
+async def _serve(app: App, scheduler: Scheduler, listener: socket.socket, what: str, known: list[Registrar]) -> int:
     """Serve until a signal (0) or a failure (1)."""
     loop = asyncio.get_running_loop()
     told, failed = asyncio.Event(), asyncio.Event()
@@ -115,6 +128,8 @@ async def _serve(app: App, scheduler: Scheduler, listener: socket.socket, what: 
     log.info("serving as %s on %s:%d", what, *listener.getsockname()[:2])
     waits = [serving, asyncio.ensure_future(told.wait()), asyncio.ensure_future(failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    # nobody is sent here any more, and only then is anybody refused
+    await asyncio.gather(*(asyncio.to_thread(one.leave) for one in known))
     app.draining = True
     if failed.is_set():
         log.error("failed: %s", scheduler.failed)

@@ -13,6 +13,10 @@ import yaml
 
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION
+from disagg_launch.runtime import cluster as clusters
+from disagg_launch.runtime import metadata
+from disagg_launch.runtime.cluster import Cluster
+from disagg_launch.runtime.metadata import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class Options:
     pool_tokens: int = 0
     buffer_tokens: int = 0
     transfer_timeout_s: float = 60.0
+    cluster: Optional[Cluster] = None
+    metadata: Optional[Metadata] = None
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -72,10 +78,15 @@ def parse(argv: Sequence[str]) -> Options:
         max_batch_size=flags.max_batch_size,
         max_seq_len=flags.max_seq_len,
         max_num_tokens=flags.max_num_tokens,
+        cluster=clusters.parse(None, flags.disagg_cluster_uri),
+        metadata=metadata.parse(_map(flags.metadata_server_config_file)) if flags.metadata_server_config_file else None,
     )
     if flags.cp_size > 1:
         raise BadInput(f"--cp_size {flags.cp_size}: the reference engine has no context parallelism, 1 is possible")
-    return _with_file(options, flags.config) if flags.config else options
+    options = _with_file(options, flags.config) if flags.config else options
+    if (options.cluster or options.metadata) and not options.role:
+        raise BadInput("--server_role: a worker that makes itself known needs CONTEXT or GENERATION")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, letters in (("tensor", "tp"), ("pipeline", "pp"), ("context", "cp")):
         parser.add_argument(f"--{letters}_size", f"--{name}_parallel_size", dest=f"{letters}_size", type=_positive, default=1)
     parser.add_argument("--server_role", default="", help="CONTEXT or GENERATION; both if left out")
+    parser.add_argument("--disagg_cluster_uri", default="", help="register there: http://router:port, or etcd://host:port[,etcd://...]")
+    parser.add_argument("--metadata_server_config_file", help="register at the metadata server of this YAML file")
     parser.add_argument("--config", "--extra_llm_api_options", dest="config", help="worker YAML; it overrides the flags")
     parser.add_argument("--max_batch_size", type=_positive, default=Options.max_batch_size)
     parser.add_argument("--max_seq_len", type=_positive, default=0, help="default: the model's context")
@@ -123,17 +136,22 @@ def _role(text: str) -> str:
 
 
 def _with_file(options: Options, path: str) -> Options:
+    complaints: list[str] = []
+    changes = _changes(_map(path), options, complaints)
+    if complaints:
+        raise BadInput("\n".join(f"{path}: {complaint}" for complaint in complaints))
+    return replace(options, **changes)
+
+
+def _map(path: str) -> dict[str, Any]:
+    """The map in a YAML file; an empty file is an empty map."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as wrong:
         raise BadInput(f"{path}: {wrong}") from None
     if not isinstance(raw, dict):
         raise BadInput(f"{path}: a map was expected, {type(raw).__name__} found")
-    complaints: list[str] = []
-    changes = _changes(raw, options, complaints)
-    if complaints:
-        raise BadInput("\n".join(f"{path}: {complaint}" for complaint in complaints))
-    return replace(options, **changes)
+    return raw
 
 
 def _changes(raw: Mapping[str, Any], options: Options, complaints: list[str]) -> dict[str, Any]:
@@ -146,6 +164,8 @@ def _changes(raw: Mapping[str, Any], options: Options, complaints: list[str]) ->
             _count(changes, names[key], key, value, complaints)
         elif key == "cache_transceiver_config":
             _transceiver(changes, value, complaints)
+        elif key == "disagg_cluster":
+            _cluster(changes, value, options.cluster, complaints)
         elif key == "kv_cache_config":
             _kv_cache(changes, value, complaints)
         elif key == "context_parallel_size" and value not in (None, 1):
@@ -165,6 +185,14 @@ def _count(changes: dict[str, Any], field: str, key: str, value: Any, complaints
         complaints.append(f"{key} {value!r}: a positive whole number is needed")
         return
     changes[field] = value
+
+
+def _cluster(changes: dict[str, Any], raw: Any, flagged: Optional[Cluster], complaints: list[str]) -> None:
+    """`disagg_cluster`; the flag's address wins."""
+    try:
+        changes["cluster"] = clusters.parse(raw, flagged.uri if flagged else "")
+    except BadInput as wrong:
+        complaints += str(wrong).splitlines()
 
 
 def _transceiver(changes: dict[str, Any], raw: Optional[Mapping[str, Any]], complaints: list[str]) -> None:
