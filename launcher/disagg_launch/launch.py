@@ -14,7 +14,7 @@ VERSION = 1
 
 WHATS = (
     "host", "port", "url", "name", "role", "size", "rank", "instance_rank", "tp_rank", "pp_rank", "node_rank", "node_count", "local_rank",
-    "gpus", "run",
+    "gpus", "address", "run",
 )  # fmt: skip
 
 
@@ -24,6 +24,7 @@ class Ref:
     "@3" node 3 (which has a host only).
 
     host: name other nodes reach the instance's first node by. url: "host:port". gpus: comma list of this task's visible ids.
+    address: name other nodes reach the reading task's own node by.
     rank, instance_rank, tp_rank, pp_rank, node_rank, local_rank: of the task that reads it. run: absolute run folder.
     """
 

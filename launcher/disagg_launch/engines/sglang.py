@@ -41,7 +41,8 @@ def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
     section = spec.section(instance.role)
     tp, pp = shape(plan, instance.name)
     argv: list[Text] = [spec.engine.program or "sglang", "serve", "--model-path", section.model or spec.model or ""]
-    argv += ["--host", (Ref("host"),), "--port", (Ref("port"),), "--tp-size", str(tp)]
+    # its own node's: also a node that serves no requests listens, for health checks
+    argv += ["--host", (Ref("address"),), "--port", (Ref("port"),), "--tp-size", str(tp)]
     for flag, size in (("--pp-size", pp), ("--dp-size", section.data_parallel_size)):
         argv += [flag, str(size)] if size > 1 else []
     argv += ["--disaggregation-mode", "prefill" if instance.role == CONTEXT else "decode"]

@@ -60,9 +60,7 @@ def _shapes(spec: Spec) -> Iterator[Complaint]:
     for key, role in SECTIONS.items():
         section = spec.section(role)
         if section.data_parallel_size > 1:
-            text = (
-                f"found {section.data_parallel_size}; TensorRT-LLM has no replicas in an instance: use num_instances"
-            )
+            text = f"found {section.data_parallel_size}; TensorRT-LLM has no replicas in an instance: use num_instances"
             yield _say(spec, (key, "data_parallel_size"), text)
         experts = section.engine_keys.get("moe_expert_parallel_size")
         if isinstance(experts, int) and (experts < 1 or section.tensor_parallel_size % experts):

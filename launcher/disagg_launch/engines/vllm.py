@@ -35,10 +35,14 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     elif spans:
         argv = (*argv, *meeting(spec, plan, instance))
         followers = ("--headless",)
+    environ = side_channel(spec, plan, instance)
+    if spans:
+        # on a node with several networks it would guess
+        environ["VLLM_HOST_IP"] = (Ref("address"),)
     return Worker(
         instance.name,
         argv,
-        environ=side_channel(spec, plan, instance),
+        environ,
         unset=LAUNCHER_VARIABLES,
         tasks=NODE if spans else INSTANCE,
         visible=NODE,

@@ -73,6 +73,8 @@ def value_of(ref: Ref, plan: Plan, launch: Launch, binding: Binding, run: str, r
         return binding.addresses[int(ref.of[1:])]
     if not ref.of and reader.task is None:
         raise BadInput(f"the place holder {ref.what!r} stands in a text that belongs to no instance: name the instance it is of")
+    if ref.what == "address" and reader.task is not None:
+        return binding.addresses[reader.task.row.node]
     instance = plan.instance(ref.of) if ref.of else reader.task.instance  # type: ignore[union-attr]
     host = binding.addresses[instance.nodes[0]]
     shared = {"host": host, "port": str(instance.port), "url": f"{host}:{instance.port}", "name": instance.name}
