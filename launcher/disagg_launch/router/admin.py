@@ -1,8 +1,9 @@
-"""What the gateway tells the router: POST /admin/drain, /admin/gone, /admin/undrain {"worker": "host:port"}; GET /admin/workers.
+"""What the gateway tells the router: POST /admin/drain, gone, undrain, remove {"worker": "host:port"}; GET /admin/workers.
 
 `gone`: the process has ended, so whoever waits for it is served elsewhere at once. `drain`: no new requests, running ones go on.
 `undrain`: it is back, or to be used again; it is given requests as soon as its health page says 200.
-`undrain` with a "role" puts a worker in that the configuration does not name. All of it needs the token in `admin_token_file`.
+`undrain` with a "role" puts a worker in that the configuration does not name; `remove` takes one out for good, whatever it is at.
+All of it needs the token in `admin_token_file`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from disagg_launch.router.keys import Keys
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import State
 
+REMOVE = "remove"
 STATES = {"drain": State.DRAINING, "gone": State.GONE, "undrain": State.JOINING}
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
@@ -41,8 +43,8 @@ class Admin:
             raise refusal(401, "the admin token is needed as a bearer token")
         if method == "GET" and what == "workers":
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
-        if method != "POST" or what not in STATES:
-            raise refusal(404, f"there is no /admin/{what}: POST drain, gone or undrain, GET workers")
+        if method != "POST" or what not in (*STATES, REMOVE):
+            raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers")
         return self._change(what, _message(body))
 
     def _change(self, what: str, message: dict[str, Any]) -> bytes:
@@ -55,7 +57,10 @@ class Admin:
         if not found:
             raise refusal(404, f"there is no worker {url}")
         for worker in found:
-            self._fleet.change(worker, STATES[what])
+            if what == REMOVE:
+                self._fleet.remove(worker)
+            else:
+                self._fleet.change(worker, STATES[what])
         return dumps([row(worker) for worker in found])
 
 

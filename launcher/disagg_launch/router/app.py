@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import logging
 import os
-from typing import Any, Awaitable, Callable
+from typing import Any, Awaitable, Callable, Mapping
 
 from disagg_launch import __version__
 from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.router import fanout, policies
 from disagg_launch.router.access import AccessLog
 from disagg_launch.router.admin import Admin
-from disagg_launch.router.asgi import JSON, Headers, Receive, Reply, Scope, Send, Watch, read_body
+from disagg_launch.router.asgi import JSON, Application, Headers, Receive, Reply, Scope, Send, Watch, read_body
 from disagg_launch.router.exchange import Exchange, Refused, refusal
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 class App:
     """The router as an ASGI callable. Made inside the running event loop."""
 
-    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, Application]) -> None:
         config = fleet.config
+        self._discovers, self._mounts = config.discovers, mounts
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
@@ -65,11 +66,14 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
+        path: str = scope["path"]
+        if path in self._mounts:
+            await self._mounts[path](scope, receive, send)
+            return
         headers: Headers = dict(scope["headers"])
         number = next(self._numbers)
         request_id = headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
         reply = Reply(send, request_id)
-        path: str = scope["path"]
         try:
             if path in _COMPLETING:
                 await self._complete(scope, headers, receive, reply, number, request_id)
@@ -123,6 +127,8 @@ class App:
 
     async def _serve(self, exchange: Exchange, parts: list[Exchange], reply: Reply) -> None:
         try:
+            if self._discovers and not self._fleet.ready:
+                raise refusal(503, f"the cluster is not ready: {self._fleet.lacking()}", retry_after_s=1)
             if len(parts) == 1:
                 await self._flow.serve(parts[0], reply)
             else:
@@ -209,7 +215,8 @@ class App:
     # pages
 
     async def _health(self, reply: Reply) -> None:
-        await reply.whole(200 if self._fleet.ready else 503, JSON, b"")
+        ready = self._fleet.ready
+        await reply.whole(200 if ready else 503, JSON, b"", 0 if ready else 1)
 
     async def _cluster_info(self, reply: Reply) -> None:
         await reply.whole(200, JSON, dumps(self._fleet.info()))

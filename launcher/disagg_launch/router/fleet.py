@@ -143,4 +143,5 @@ def row(worker: Worker) -> dict[str, Any]:
     """A worker as /cluster_info and /admin/workers show it."""
     host, _, port = worker.url.rpartition(":")
     name = worker.worker_id or worker.url
-    return {"worker_id": name, "host": host, "port": int(port), "role": ROLE_IDS[worker.role], "state": worker.state.value}
+    told = {"worker_id": name, "host": host, "port": int(port), "role": ROLE_IDS[worker.role]}
+    return {**told, "state": worker.state.value, "active": worker.active}

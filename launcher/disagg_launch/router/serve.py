@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from disagg_launch.discovery.attach import attach, storage_token
 from disagg_launch.router.app import App
 from disagg_launch.router.config import Config
 from disagg_launch.router.dispatch import Dispatch
@@ -46,7 +47,8 @@ class Application:
         dispatch = Dispatch(self._config, table, metrics)
         fleet = Fleet(self._config, table, dispatch.changed)
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
-        self._app = App(fleet, flow, metrics)
+        discovery = attach(fleet, self._config)
+        self._app = App(fleet, flow, metrics, discovery.mounts)
         sweeper = asyncio.ensure_future(self.protocol.sweep())
         await fleet.start()
         gc.collect()
@@ -54,6 +56,7 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         sweeper.cancel()
+        await discovery.stop()
         await fleet.stop()
         self._app.access.flush()
         await send({"type": "lifespan.shutdown.complete"})
@@ -79,6 +82,7 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
 def run(config: Config, drain_s: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    storage_token(config)  # that it is missing is said before anything is opened
     application = Application(config)
     uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s))).run()
 
