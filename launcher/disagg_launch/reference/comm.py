@@ -90,9 +90,11 @@ class Solo:
 
 
 class _Shared:
-    """What the threads of one group have in common."""
+    """What the threads of one group have in common. `family`: this and all groups split off the same world."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, family: list[_Shared]) -> None:
+        self.family = family
+        family.append(self)
         self.barrier = threading.Barrier(size)
         self.slots: list[Any] = [None] * size
         self.mail: dict[tuple[int, int], queue.SimpleQueue[Any]] = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
@@ -109,14 +111,14 @@ class Threads:
     @staticmethod
     def world(size: int) -> list[Threads]:
         """One communicator for each of `size` threads."""
-        shared = _Shared(size)
+        shared = _Shared(size, [])
         return [Threads(rank, size, shared) for rank in range(size)]
 
     def split(self, colour: int) -> Threads:
         """The threads of one colour; the lowest of them makes what they share."""
         colours = self._exchange(colour)
         mates = [rank for rank, other in enumerate(colours) if other == colour]
-        shared = self._exchange(_Shared(len(mates)) if mates[0] == self.rank else None)[mates[0]]
+        shared = self._exchange(_Shared(len(mates), self._shared.family) if mates[0] == self.rank else None)[mates[0]]
         return Threads(mates.index(self.rank), len(mates), shared)
 
     def send(self, value: Any, to: int) -> None:
@@ -159,7 +161,8 @@ class Threads:
 
     def fail(self, reason: str) -> None:
         """This thread gives up: wake everybody who waits for it and tell the leader."""
-        self._shared.barrier.abort()
+        for shared in self._shared.family:
+            shared.barrier.abort()
         self._shared.lost(reason)
 
     def _exchange(self, value: Any) -> list[Any]:

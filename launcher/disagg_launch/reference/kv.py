@@ -10,6 +10,7 @@ float32 (2, KV heads, tokens, head_size), keys first, and its CRC-32.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import json
 import logging
@@ -128,6 +129,8 @@ class Exports:
     def close(self) -> None:
         """Stop serving and free everything."""
         self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
         self._socket.close()
         for request in list(self._kept):
@@ -142,10 +145,19 @@ class Exports:
             selector.register(self._socket, selectors.EVENT_READ)
             while not self._closed:
                 for _ in selector.select(POLL_S):
-                    connection, _ = self._socket.accept()
-                    self._open.acquire()
-                    threading.Thread(target=self._answer, args=(connection,), name="kv-send", daemon=True).start()
+                    self._accept()
                 self._expire()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as wrong:
+            if not self._closed:
+                log.warning("KV port: %s", wrong)
+                time.sleep(POLL_S)  # out of file descriptors: some will be closed
+            return
+        self._open.acquire()
+        threading.Thread(target=self._answer, args=(connection,), name="kv-send", daemon=True).start()
 
     def _expire(self) -> None:
         now = time.monotonic()
