@@ -84,11 +84,11 @@ def import_(file: str) -> None:
     """Print FILE as a topology file, with a comment for each thing that has no counterpart.
 
     FILE is a TensorRT-LLM disagg_config.yaml (printed as it is: it is a topology file), a TensorRT-LLM Slurm benchmark config.yaml, an
-    srt-slurm recipe, or aiconfigurator's generator_config.yaml. What is wrong with the result is said on standard error.
+    srt-slurm recipe, or aiconfigurator's generator_config.yaml. What is wrong with it is said on standard error, at its place in FILE.
     """
     from disagg_launch.spec import loads
     from disagg_launch.spec.load import convert, read
 
-    text = convert(read(file), file)
-    click.echo(text, nl=False)
-    loads(text, "<imported>")
+    text = read(file)
+    click.echo(convert(text, file), nl=False)
+    loads(text, file)

@@ -100,6 +100,16 @@ def _role(draft: Draft, top: str, role: str, section: str, column: int) -> None:
         key = keys[column]
         if key is not None:
             draft.move((top, role, name), (section, *(key if isinstance(key, tuple) else (key,))))
+    if column == TRTLLM and draft.values[section].get("data_parallel_size", 1) != 1:
+        _attention_replicas(draft, section)
+
+
+def _attention_replicas(draft: Draft, section: str) -> None:
+    """TensorRT-LLM's way of data parallelism: attention replicas inside the tensor parallel ranks."""
+    sizes = [draft.values[section].pop("data_parallel_size"), draft.values[section].get("tensor_parallel_size", 1)]
+    if all(isinstance(size, int) for size in sizes):
+        draft.put((section, "tensor_parallel_size"), math.prod(sizes), "TP x DP, with attention data parallelism")
+        draft.put((section, "enable_attention_dp"), True)
 
 
 def _share_transceiver(draft: Draft) -> None:

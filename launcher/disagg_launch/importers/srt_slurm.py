@@ -8,9 +8,10 @@ from typing import Any
 
 from disagg_launch.errors import BadInput
 from disagg_launch.importers.draft import Draft
-from disagg_launch.spec.complaint import Path, found
+from disagg_launch.spec.complaint import Path, found, listed
 from disagg_launch.spec.load import ROUTER_KEYS
 
+DEFAULT_ENGINE = "sglang"  # of the older layout
 ENGINES = ("trtllm", "sglang", "vllm")
 SIDES = (("prefill", "context_servers"), ("decode", "generation_servers"))
 # how engines spell what has one name here; underscores for dashes
@@ -54,7 +55,7 @@ def layout(values: dict[Any, Any]) -> Layout:
     """The layout of a recipe's values. BadInput if they name no engine that there is a counterpart for."""
     second = values.get("schema") == 2
     engine = values.get("engine" if second else "backend")
-    name = engine.get("type") if isinstance(engine, dict) else engine
+    name = engine.get("type", "" if second else DEFAULT_ENGINE) if isinstance(engine, dict) else engine
     if name not in ENGINES:
         raise BadInput(f"{'engine' if second else 'backend.type'}: found {found(name)}; allowed: {', '.join(ENGINES)}")
     if second:
@@ -78,12 +79,16 @@ def layout(values: dict[Any, Any]) -> Layout:
 
 def matches(values: dict[Any, Any]) -> bool:
     """Whether parsed values are a recipe of either layout."""
+    base = values.get("base")
     older = isinstance(values.get("resources"), dict) and isinstance(values.get("backend"), dict)
-    return older or (values.get("schema") == 2 and isinstance(values.get("roles"), dict))
+    return older or (values.get("schema") == 2 and isinstance(values.get("roles"), dict)) or (isinstance(base, dict) and matches(base))
 
 
 def convert(draft: Draft) -> None:
     """Fill the draft with our form. BadInput if the recipe is not disaggregated, or its engine has no counterpart."""
+    if "base" in draft.source.values:
+        others = listed(str(key) for key in draft.source.values if key != "base")
+        raise BadInput(f"found several recipes in one file (base and {others}); needed: a file with one of them, without overrides")
     where = layout(draft.source.values)
     draft.kind = where.kind
     draft.reasons.update(REASONS)
@@ -93,7 +98,8 @@ def convert(draft: Draft) -> None:
     draft.move(("name",), ("name",), _name)
     draft.move(("model", "path"), ("model",))
     draft.put(("hostname",), "0.0.0.0", "the front door is reached from other nodes")  # noqa: S104
-    draft.move(where.engine, ("engine", "name"))
+    draft.put(("engine", "name"), draft.take(where.engine, DEFAULT_ENGINE))
+    draft.origin["engine", "name"] = where.engine
     _cluster(draft, where)
     for role, section in SIDES:
         _role(draft, where, role, section)
@@ -134,34 +140,41 @@ def _role(draft: Draft, where: Layout, role: str, section: str) -> None:
     args = where.of("args", role)
     spelt = {size: [k for k in draft.keys(args) if str(k).replace("-", "_") in names] for size, names in SIZES.items()}
     if draft.peek((*args, "enable-dp-attention")) or draft.peek((*args, "enable_dp_attention")):
-        # attention replicas inside the TP ranks: no ranks of their own
-        spelt["data_parallel_size"] = []
+        # attention replicas inside the TP ranks: no ranks of their own, and the engine's business alone
+        for key in spelt.pop("data_parallel_size"):
+            draft.move((*args, key), (section, "dp_size"))
     for size, keys in spelt.items():
         for key in keys:
             draft.move((*args, key), (section, size))
     for key in draft.keys(args):
-        if (*args, key) not in draft.taken:
-            draft.put((section, _key(key)), draft.take((*args, key)))
-            draft.origin[section, _key(key)] = (*args, key)
-    _gpus(draft, where.of("gpus", role), section)
+        old, new = (*args, key), (section, str(key).replace("-", "_"))
+        if new[1] == "model_path" and draft.peek(("model", "path")):
+            draft.reasons[old] = "where model.path is mounted in the container; write that path as model, with slurm.container_mounts"
+        elif old not in draft.taken:
+            draft.put(new, draft.take(old))
+            draft.origin[new] = old
+    _gpus(draft, where, role, section)
     draft.environ(where.of("env", role), (section, "env"))
 
 
-def _key(key: Any) -> str:
-    return {"model_path": "model"}.get(str(key).replace("-", "_"), str(key).replace("-", "_"))
-
-
-def _gpus(draft: Draft, old: Path, section: str) -> None:
+def _gpus(draft: Draft, where: Layout, role: str, section: str) -> None:
     """GPUs per worker: said by the sizes already, or the tensor parallel size if there is none."""
-    gpus = draft.peek(old)
-    sizes = [draft.values[section].get(size, 1) for size in SIZES]
-    if not all(isinstance(number, int) and number > 0 for number in (gpus, *sizes)):
+    old, there = where.of("gpus", role), draft.values[section]
+    sizes = [there.get(size, 1) for size in SIZES]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         return
-    product = math.prod(sizes)
-    if "tensor_parallel_size" not in draft.values[section] and gpus % product == 0:
-        draft.move(old, (section, "tensor_parallel_size"), lambda value: value // product)
+    product, gpus = math.prod(sizes), draft.peek(old)
+    if gpus is None and "tensor_parallel_size" not in there:
+        nodes, workers, per_node = draft.peek(where.of("nodes", role)), there["num_instances"], draft.values["cluster"]["gpus_per_node"]
+        whole = (
+            all(isinstance(number, int) and number > 0 for number in (nodes, workers, per_node)) and nodes * per_node // workers // product
+        )
+        if whole:
+            draft.put((section, "tensor_parallel_size"), whole, "the role's GPUs shared by its workers")
     elif gpus == product:
         draft.take(old)
+    elif isinstance(gpus, int) and "tensor_parallel_size" not in there and gpus % product == 0:
+        draft.move(old, (section, "tensor_parallel_size"), lambda value: value // product)
     else:
         draft.reasons[old] = f"TP x PP x CP x DP is {product}"
 

@@ -103,6 +103,42 @@ def test_aiconfigurator_names_are_the_engines(engine):
     assert got.generation_servers.engine_keys == {key: 512, "kv_cache_dtype": "fp8"}
 
 
+def test_aiconfigurators_data_parallelism_is_attention_replicas_in_trtllm():
+    got = spec.loads(
+        TEXTS["aiconfigurator"].replace("data_parallel_size: 1\n    gpus_per_worker: 4", "data_parallel_size: 2\n    gpus_per_worker: 8")
+    )
+    assert (got.generation_servers.size, got.generation_servers.engine_keys["enable_attention_dp"]) == (8, True)
+    got = spec.loads(TEXTS["aiconfigurator"].replace("tensorrtllm", "vllm").replace("data_parallel_size: 1", "data_parallel_size: 2"))
+    assert (got.generation_servers.size, got.generation_servers.data_parallel_size) == (8, 2)
+
+
+OLD = """\
+name: old
+model: {path: alias, container: image, precision: fp8}
+resources: {gpus_per_node: 4, prefill_nodes: 1, prefill_workers: 1, decode_nodes: 2, decode_workers: 1}
+backend:
+  sglang_config:
+    prefill: {model-path: /model/, tensor-parallel-size: 4, data-parallel-size: 4, enable-dp-attention: true}
+    decode: {mem-fraction-static: 0.9}
+frontend: {type: sglang}
+"""
+
+
+def test_older_recipe_without_an_engine_is_for_sglang():
+    got = spec.loads(OLD)
+    assert (got.engine.name, got.router.name, got.model) == ("sglang", "sglang", "alias")
+    assert got.context_servers.size == 4
+    assert got.context_servers.engine_keys == {"dp_size": 4, "enable_dp_attention": True}
+    assert got.generation_servers.tensor_parallel_size == 8
+    assert any(one.key == "backend.sglang_config" and "model-path" in one.text for one in got.warnings)
+
+
+def test_several_recipes_in_one_file_are_refused():
+    text = "base:\n" + "".join(f"  {line}\n" for line in OLD.splitlines()) + "override_big: {resources: {decode_nodes: 4}}\n"
+    with pytest.raises(BadInput, match=r"t.yaml: found several recipes in one file \(base and override_big\)"):
+        spec.loads(text, "t.yaml")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_no_change_of_a_leaf_goes_unseen(name):
     """Whatever leaf is changed, the topology or its comments change with it: nothing is dropped silently."""

@@ -13,7 +13,7 @@ from disagg_launch.place import place
 from disagg_launch.spec.schema import schema, schema_text
 
 EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
-FILES = sorted(EXAMPLES.glob("*.yaml"))
+FILES = sorted(EXAMPLES.rglob("*.yaml"))
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 
@@ -25,9 +25,11 @@ def test_schema_is_a_schema():
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_example(path):
-    assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=topology.schema.json\n")
+    hint = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert hint.startswith("# yaml-language-server: $schema=")
+    assert (path.parent / hint.partition("=")[2]).resolve() == EXAMPLES / "topology.schema.json"
     assert list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))) == []
     loaded = spec.load(path)
     assert loaded.warnings == ()

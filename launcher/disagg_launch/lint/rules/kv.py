@@ -152,7 +152,7 @@ def overlap_off(case: Case) -> Iterator[Finding]:
     WARNING,
     "The MPI transfer backend lacks its environment variable",
     why="mpi4py and the KV transfer get in each other's way.",
-    fix='Add `env: {TRTLLM_USE_MPI_KVCACHE: "1"}`.',
+    fix='Add `env: {TRTLLM_USE_MPI_KVCACHE: "1"}`; the engine trtllm adds it by itself when it renders.',
     source=DOCS + ", MPI worker",
 )
 def mpi_variable(case: Case) -> Iterator[Finding]:

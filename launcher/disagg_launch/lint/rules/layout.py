@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
 from disagg_launch.spec.complaint import Path
 
 EPHEMERAL = range(32_768, 61_000)
 LOOPBACK = re.compile(r"^(localhost|127\.[0-9.]+|::1|\[::1\])$")
+PLACEHOLDER = re.compile(r"^<[\w .:-]+>$")
 TASKS = re.compile(r"^(?:-n|-np|--ntasks|--np)(?:[= ]?)(\d+)?$")
 
 
@@ -123,3 +125,26 @@ def gpus_from_the_plan(case: Case) -> Iterator[Finding]:
     for key, section in case.sides():
         if "CUDA_VISIBLE_DEVICES" in section.env:
             yield (key, "env", "CUDA_VISIBLE_DEVICES"), "the plan gives each rank its GPUs"
+
+
+@rule(
+    "DL007",
+    ERROR,
+    "A place holder was not filled in",
+    why="It is taken literally: `<partition>` is no partition.",
+    fix="Write your own value.",
+    source="The samples of TensorRT-LLM's scripts and documentation",
+)
+def placeholder(case: Case) -> Iterator[Finding]:
+    for path, value in scalars(case.spec.source.values):
+        if isinstance(value, str) and PLACEHOLDER.match(value):
+            yield path, f"found {value}; needed: a value of yours"
+
+
+def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every (path, scalar) in a tree of maps and lists."""
+    if not isinstance(value, (dict, list)):
+        yield path, value
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from scalars(item, (*path, key))
