@@ -48,6 +48,7 @@ class StandIn:
         self.pause_s = pause_s
         self.mode = "ok"
         self.die_after = 3
+        self.pad = ""  # makes chunks bigger
         self.seen: list[dict[str, Any]] = []
         self.heads: list[dict[str, str]] = []
         self.aborted = 0
@@ -146,6 +147,8 @@ class StandIn:
                 raise ConnectionResetError
             return _whole(writer, 200, {**base, "object": "chat.completion" if chat else "text_completion", "choices": [choice], "usage": usage})
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n")
+        if self.pad:
+            base["pad"] = self.pad
         with_ids = headers.get("x-return-token-ids") == "1"
         for i, token in enumerate(tokens):
             last = i == len(tokens) - 1
