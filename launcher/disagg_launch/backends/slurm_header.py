@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
@@ -19,6 +20,21 @@ SAFE = re.compile(r"[A-Za-z0-9_./:,=+@%*\[\]()|&!<>^~-]+")
 # within double quotes sbatch takes everything but the quote and the backslash as it stands
 QUOTABLE = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 OPTION = re.compile(rf"--?[A-Za-z][A-Za-z0-9-]*(?:[= ]{SAFE.pattern})?")
+# field of the topology -> sbatch's option
+OF_PART = {
+    **{name: name for name in ("account", "partition", "qos", "reservation", "constraint")},
+    "cpus_per_task": "cpus-per-task",
+    "memory": "mem",
+    "nodelist": "nodelist",
+    "exclude_hosts": "exclude",
+    "segment": "segment",
+    "switches": "switches",
+}
+OF_JOB = {
+    **{name: name for name in ("time", "comment", "dependency", "array")},
+    "mail_type": "mail-type",
+    "mail_user": "mail-user",
+}
 
 
 @dataclass(frozen=True)
@@ -54,20 +70,8 @@ def lines(site: Site, part: Component, tasks_per_node: int, gpus: bool) -> list[
     asked = part.part
     out = [f"--nodes={part.count}", f"--ntasks-per-node={tasks_per_node}"]
     out += _gpu_lines(asked, site, part.gpus_per_node) if gpus else []
-    told = {
-        "account": asked.account or site.account,
-        "partition": asked.partition or site.partition,
-        "qos": asked.qos,
-        "reservation": asked.reservation,
-        "constraint": asked.constraint,
-        "cpus-per-task": asked.cpus_per_task,
-        "mem": asked.memory,
-        "nodelist": asked.nodelist,
-        "exclude": asked.exclude_hosts,
-        "segment": asked.segment or (part.count if site.segment else None),
-        "switches": asked.switches,
-    }
-    out += [_option(name, value) for name, value in told.items() if value is not None]
+    usual = {"account": site.account, "partition": site.partition, "segment": part.count if site.segment else None}
+    out += _options(asked, OF_PART, usual)
     if site.exclusive if asked.exclusive is None else asked.exclusive:
         out.append("--exclusive")
     return out + [_extra(one, "slurm.extra_args") for one in (*site.sbatch_args, *asked.extra_args)]
@@ -76,16 +80,7 @@ def lines(site: Site, part: Component, tasks_per_node: int, gpus: bool) -> list[
 def job_lines(spec: Spec) -> list[str]:
     """The options that count for the whole job, wherever its parts are."""
     slurm = spec.slurm
-    told = {
-        "time": slurm.time,
-        "comment": slurm.comment,
-        "mail-type": slurm.mail_type,
-        "mail-user": slurm.mail_user,
-        "dependency": slurm.dependency,
-        "array": slurm.array,
-    }
-    out = [f"--job-name={slurm.job_name or spec.name}", "--output=logs/job-%j.log"]
-    out += [_option(name, value) for name, value in told.items() if value is not None]
+    out = [f"--job-name={slurm.job_name or spec.name}", "--output=logs/job-%j.log", *_options(slurm, OF_JOB, {})]
     if slurm.requeue is not None:
         out.append("--requeue" if slurm.requeue else "--no-requeue")
     if slurm.signal_s:
@@ -104,15 +99,25 @@ def _gpu_lines(asked: SlurmPart, site: Site, count: int) -> list[str]:
     return ["--gpus-per-node=" + (f"{kind}:" if kind else "") + str(count)]
 
 
-def _option(name: str, value: str | int) -> str:
+def _options(asked: SlurmPart, names: Mapping[str, str], otherwise: Mapping[str, Any]) -> list[str]:
+    """The options of those fields that are set, or that the site sets otherwise."""
+    values = {field: getattr(asked, field) for field in names}
+    return [
+        _option(option, value, field)
+        for field, option in names.items()
+        if (value := otherwise.get(field) if values[field] is None else values[field]) is not None
+    ]
+
+
+def _option(option: str, value: str | int, field: str) -> str:
     text = str(value)
     if SAFE.fullmatch(text):
-        return f"--{name}={text}"
-    if QUOTABLE.fullmatch(text) and name == "comment":
-        return f'--{name}="{text}"'
+        return f"--{option}={text}"
+    if QUOTABLE.fullmatch(text) and option == "comment":
+        return f'--{option}="{text}"'
     wrong = next((c for c in text if not SAFE.fullmatch(c)), "")
     raise BadInput(
-        f"slurm.{name.replace('-', '_')}: {text!r} holds {wrong!r}, which a #SBATCH line cannot carry safely; "
+        f"slurm.{field}: {text!r} holds {wrong!r}, which a #SBATCH line cannot carry safely; "
         "letters, digits and _./:,=+@%*[]()|&!<>^~- can stand there"
     )
 
