@@ -40,11 +40,10 @@ class Failed(Exception):
 
 
 class App:
-    """The ASGI application. `draining` refuses new requests with 503; `active` counts those under way."""
+    """The ASGI application. `draining` refuses new requests with 503."""
 
     def __init__(self, model: Model, scheduler: Scheduler, about: Json) -> None:
         self.draining = False
-        self.active = 0
         self._model, self._scheduler, self._about = model, scheduler, about
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): self._health,
@@ -52,7 +51,7 @@ class App:
             ("GET", "/version"): self._fixed({"version": __version__}),
             ("GET", "/v1/models"): self._models,
             ("GET", "/metrics"): self._metrics,
-            ("GET", "/server_info"): self._fixed({"disaggregated_params": None, **about}),
+            ("GET", "/server_info"): self._server_info,
             ("POST", "/v1/completions"): lambda receive, send: self._complete(receive, send, chat=False),
             ("POST", "/v1/chat/completions"): lambda receive, send: self._complete(receive, send, chat=True),
         }
@@ -66,7 +65,6 @@ class App:
             known = scope["path"] in {path for _, path in self._routes}
             await _reply(send, 405 if known else 404, answers.error(f"{scope['method']} {scope['path']} is not served here", 404))
             return
-        self.active += 1
         try:
             await handler(receive, send)
         except (api.BadRequest, Refused) as wrong:
@@ -75,8 +73,6 @@ class App:
             await _reply(send, wrong.status, answers.error(str(wrong), wrong.status))
         except ClientGone:
             log.info("the client left: request cancelled")
-        finally:
-            self.active -= 1
 
     def _fixed(self, body: Json) -> Handler:
         async def handler(receive: Receive, send: Send) -> None:
@@ -101,6 +97,9 @@ class App:
     async def _models(self, receive: Receive, send: Send) -> None:
         card = {"id": self._model.name, "object": "model", "created": self._about["created"], "owned_by": "disagg-launch"}
         await _reply(send, 200, {"object": "list", "data": [card]})
+
+    async def _server_info(self, receive: Receive, send: Send) -> None:
+        await _reply(send, 200, {"disaggregated_params": None, **self._about, "active_requests": self._scheduler.load})
 
     async def _metrics(self, receive: Receive, send: Send) -> None:
         """Statistics of the iterations since the last call; at most the newest thousand."""

@@ -112,7 +112,8 @@ def _attention(query: Array, keys: Array, values: Array) -> Array:
     np.exp(scores, out=scores)
     mixed: Array = scores @ values
     mixed /= scores.sum(axis=-1, keepdims=True)
-    return mixed.reshape(groups, repeat, tokens, size).transpose(0, 1, 3, 2)
+    heads: Array = mixed.reshape(groups, repeat, tokens, size).transpose(0, 1, 3, 2)
+    return heads
 
 
 def _layer(tensors: Mapping[str, Array], number: int, shape: Shape, place: Place) -> _Layer:

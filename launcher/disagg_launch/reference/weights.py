@@ -132,7 +132,8 @@ def fuse(shape: Shape, query: Array, key: Array, value: Array) -> Array:
     groups, size, width = shape.groups, shape.head_size, shape.width
 
     def halves(matrix: Array) -> Array:
-        return matrix.reshape(groups, -1, size // 2, 2, width).transpose(0, 1, 3, 2, 4).reshape(groups, -1, size, width)
+        paired: Array = matrix.reshape(groups, -1, size // 2, 2, width).transpose(0, 1, 3, 2, 4)
+        return paired.reshape(groups, -1, size, width)
 
     scaled = halves(query) * np.float32(1 / math.sqrt(size))
     fused: Array = np.concatenate([scaled, halves(key), value.reshape(groups, 1, size, width)], axis=1)

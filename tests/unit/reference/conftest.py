@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from in_process import Instance
 
-from disagg_launch.reference import models
-from disagg_launch.reference.models import Model
+from disagg_launch.reference.serve import limit_threads
+
+limit_threads()  # before NumPy is loaded by the next lines: several test processes share the cores
+
+from in_process import Instance  # noqa: E402
+
+from disagg_launch.reference import models  # noqa: E402
+from disagg_launch.reference.models import Model  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,65 @@
+"""Real models: tokens equal those of independent implementations, alone and handed over between layouts."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from in_process import Instance
+
+from disagg_launch.reference import grid
+from disagg_launch.reference.comm import Solo
+from disagg_launch.reference.llama import Run, Stage
+from disagg_launch.reference.models import Model
+
+# made with transformers in float32 from the same GGUF file
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "data" / "smollm2_greedy.json").read_text())["cases"]
+
+
+def test_smollm2_tokenizer_equals_the_golden_file(smollm: Model) -> None:
+    assert [smollm.tokenizer.encode(case["prompt"]) for case in GOLDEN] == [case["prompt_ids"] for case in GOLDEN]
+
+
+def test_smollm2_logits_equal_the_golden_file(smollm: Model) -> None:
+    stage = Stage(smollm, grid.place(smollm.shape, 1, 1, 0), Solo())
+    for case in GOLDEN:
+        tokens = case["prompt_ids"]
+        run = Run(0, 0, len(tokens), stage.empty_cache(len(tokens)))
+        logits = stage.logits(stage.layers(stage.embed(tokens), [run]), [len(tokens) - 1])
+        assert logits is not None
+        assert np.abs(logits[0, :8] - case["first_8_logits_after_prompt"]).max() < 1e-3
+
+
+def test_smollm2_greedy_tokens_equal_the_golden_file_handed_over_between_uneven_layouts(smollm: Model) -> None:
+    context, generation = Instance(smollm, 2, 1), Instance(smollm, 1, 2, exports=None)
+    try:
+        answers = context.hand_over([case["prompt_ids"] for case in GOLDEN], generation, limit=32)
+        assert [answer.tokens for answer in answers] == [case["greedy_ids"] for case in GOLDEN]
+    finally:
+        context.close()
+        generation.close()
+
+
+# greedy continuations by the glassllm package's own generate()
+GLASS = {
+    "Alice was beginning to": " the\nQueen to the Queen, and she found it was saying to herself, and\nshe was so much a little fellow.\n\nAlice",
+    "The Queen said": "\nAlice, “when the Queen was so much as she could, and then she\ncould not help saying, to the White Queen, and she",
+    "“Who are you?” said the": " Dodo\nthought to myself, “there’s very curious to be a little girls.”\n\n“I don’t know what you",
+    "Down the rabbit-hole,": " and the\nGardener of the table, and the Queen was getting up to the table, and\nshe was so much a little bir",
+}
+
+
+@pytest.mark.parametrize(
+    ("context", "generation"), [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((1, 2), (2, 1)), ((2, 2), (4, 1)), ((4, 1), (1, 4))]
+)
+def test_glass_answers_like_its_own_package_in_every_layout(glass: Model, context: tuple[int, int], generation: tuple[int, int]) -> None:
+    first, second = Instance(glass, *context), Instance(glass, *generation, exports=None)
+    try:
+        prompts = [glass.tokenizer.encode(text) for text in GLASS]
+        answers = first.hand_over(prompts, second, limit=32)
+        assert [answer.text for answer in answers] == list(GLASS.values())
+    finally:
+        first.close()
+        second.close()
