@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from disagg_launch import backends, engines, launch, plan, routers, zipapp
+from disagg_launch.discovery import planned
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 
@@ -88,7 +89,9 @@ def _check_worlds(spec: Spec, workers: tuple[launch.Worker, ...], starts: tuple[
 
 
 def _worker(spec: Spec, layout: plan.Plan, instance: plan.Instance, engine: engines.Engine) -> launch.Worker:
-    """The engine's worker with what the spec adds to any engine: environment and health path."""
+    """The engine's worker with what the spec adds to any engine: environment, health path, and a companion if it cannot register."""
     made = engine.worker(spec, layout, instance)
     section = spec.section(instance.role)
-    return replace(made, environ={**made.environ, **section.env}, health=section.health or spec.engine.health or made.health)
+    health = section.health or spec.engine.health or made.health
+    argv = made.argv if engine.JOINS else planned.accompanied(spec, instance, made.argv, health, spec.engine.python or "python3")
+    return replace(made, argv=argv, environ={**made.environ, **section.env}, health=health)

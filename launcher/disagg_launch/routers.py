@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch import engines
+from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
 from disagg_launch.engines.command import parse
 from disagg_launch.errors import BadInput
 from disagg_launch.latebound import yaml_text
@@ -45,6 +47,8 @@ def config(spec: Spec, plan: Plan) -> dict[str, Any]:
     if spec.model:
         out["model"] = spec.model
     out.update(spec.router_keys)
+    if found := cluster(spec):
+        out["disagg_cluster"] = found
     for key, role in (("context_servers", CONTEXT), ("generation_servers", GENERATION)):
         urls = servers(spec, plan, role)
         out[key] = {"num_instances": len(urls), "urls": urls}
@@ -54,11 +58,18 @@ def config(spec: Spec, plan: Plan) -> dict[str, Any]:
 
 
 def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
-    front_door = {"dialect": engines.load(spec.engine.name).WIRE, "admin_token_file": (Ref("run"), "/state/token"), **spec.router.options}
-    text = yaml_text({**config(spec, plan), "front_door": front_door})
-    argv = (python, "-m", "disagg_launch", "router", "--config", (Ref("run"), "/" + CONFIG))
+    engine, token = engines.load(spec.engine.name), (Ref("run"), "/state/token")
+    front_door: dict[str, Any] = {"dialect": engine.WIRE, "admin_token_file": token}
+    if spec.disagg_cluster and engine.JOINS != "openly":
+        front_door["cluster_token_file"] = token
+    files: dict[str, Text] = {CONFIG: yaml_text({**config(spec, plan), "front_door": {**front_door, **spec.router.options}})}
+    argv: tuple[Text, ...] = (python, "-m", "disagg_launch", "router", "--config", (Ref("run"), "/" + CONFIG))
+    if spec.engine.metadata_server:
+        files[METADATA_CONFIG] = yaml_text(metadata_config(spec))
+        argv = (*argv, "--metadata_server_config_file", (Ref("run"), "/" + METADATA_CONFIG))
     made = Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
-    return made, {CONFIG: text}
+    # a worker that registers before its port accepts tries until it is taken
+    return replace(made, early=engine.JOINS == "openly" and served(spec)), files
 
 
 def _command(spec: Spec, plan: Plan) -> Router:

@@ -3,6 +3,8 @@
 An engine module offers, all pure:
 
 - `NAME`, and `WIRE`: the dialect its workers speak with a router ("trtllm", "vllm", "sglang" or "plain");
+- `JOINS`: how its workers make themselves known to a cluster: "itself" (with the cluster's token), "openly" (it cannot send one), or
+  "" (it cannot: a companion process does it);
 - `KNOWN_KEYS`: the engine keys it understands, for "did you mean" (None: any key may be right);
 - `worker(spec, plan, instance) -> launch.Worker`: the command of one instance's tasks;
 - `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files;
@@ -34,6 +36,7 @@ class Engine(Protocol):
 
     NAME: str
     WIRE: str
+    JOINS: str
     KNOWN_KEYS: Optional[frozenset[str]]
 
     def worker(self, spec: Spec, plan: Plan, instance: Instance) -> Worker:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "command"
 WIRE = "trtllm"
+JOINS = ""
 KNOWN_KEYS = None
 
 

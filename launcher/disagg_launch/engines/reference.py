@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from disagg_launch.discovery.planned import METADATA_CONFIG, metadata_config
 from disagg_launch.engines.serve_command import config_path, serve_argv, worker_yaml
-from disagg_launch.launch import RANK, Text, Worker
+from disagg_launch.latebound import yaml_text
+from disagg_launch.launch import RANK, Ref, Text, Worker
 from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "reference"
 WIRE = "trtllm"
+JOINS = "itself"
 KNOWN_KEYS = frozenset(
     {
         "backend",
@@ -30,6 +33,8 @@ KNOWN_KEYS = frozenset(
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     """One process per rank; ranks of one instance meet in one communicator, so a bigger instance runs in process."""
     argv = serve_argv((spec.engine.python or "python3", "-m", "disagg_launch.reference"), spec, plan, instance)
+    if spec.engine.metadata_server:
+        argv = (*argv, "--metadata_server_config_file", (Ref("run"), "/" + METADATA_CONFIG))
     return Worker(
         instance=instance.name,
         argv=argv,
@@ -42,8 +47,11 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
 
 
 def files(spec: Spec, plan: Plan) -> dict[str, Text]:
-    """The two worker YAML files."""
-    return {config_path(role): worker_yaml(spec, role) for role in (CONTEXT, GENERATION)}
+    """The two worker YAML files, and the metadata server's."""
+    out = {config_path(role): worker_yaml(spec, role) for role in (CONTEXT, GENERATION)}
+    if spec.engine.metadata_server:
+        out[METADATA_CONFIG] = yaml_text(metadata_config(spec))
+    return out
 
 
 def prepare(spec: Spec) -> tuple[File, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from disagg_launch.discovery.planned import cluster
+from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Text
 from disagg_launch.plan import CONTEXT, PREFIX, Instance, Plan, shape
 
@@ -35,10 +35,12 @@ def serve_argv(program: Sequence[str], spec: Spec, plan: Plan, instance: Instanc
     return tuple(argv)
 
 
-def worker_yaml(spec: Spec, role: str) -> str:
-    """The worker YAML of a role: the section's engine keys, with the overlap scheduler off for context workers."""
+def worker_yaml(spec: Spec, role: str) -> Text:
+    """The worker YAML of a role: the section's engine keys, with the overlap scheduler off for context workers, and the cluster."""
     keys: dict[str, Any] = dict(spec.section(role).engine_keys)
     if role == CONTEXT:
         # upstream refuses context-only requests while the overlap scheduler is on
         keys["disable_overlap_scheduler"] = True
-    return yaml.safe_dump(keys, sort_keys=False) if keys else "{}\n"
+    if found := cluster(spec):
+        keys["disagg_cluster"] = found
+    return yaml_text(keys)

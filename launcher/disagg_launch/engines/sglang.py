@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "sglang"
 WIRE = "sglang"
+JOINS = ""
 KNOWN_KEYS = None
 BACKEND = "disaggregation_transfer_backend"
 DEFAULT_BACKEND = "nixl"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "trtllm"
 WIRE = "trtllm"
+JOINS = "openly"
 KNOWN_KEYS = None
 SERVE, LLMAPI_LAUNCH, MPI_WORKER = "serve", "llmapi-launch", "mpi-worker"
 

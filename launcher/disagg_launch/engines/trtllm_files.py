@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch import routers
-from disagg_launch.launch import Ref
+from disagg_launch.discovery.planned import AUTO, METADATA_CONFIG, cluster, metadata_config
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 DISAGG_CONFIG = "configs/disagg_config.yaml"
-METADATA_CONFIG = "configs/metadata_config.yaml"
 SECTIONS = {"context_servers": CONTEXT, "generation_servers": GENERATION}
-# cluster_uri: auto is the front door's own storage, wherever it comes to stand
-AUTO = "auto"
 PYTORCH = "pytorch"
 OVERLAP, TRANSCEIVER = "disable_overlap_scheduler", "cache_transceiver_config"
 
@@ -35,15 +32,6 @@ def worker_args(spec: Spec, role: str) -> dict[str, Any]:
     if found := cluster(spec):
         keys["disagg_cluster"] = found
     return keys
-
-
-def cluster(spec: Spec) -> dict[str, Any]:
-    """The disagg_cluster map that router and workers share; {} without service discovery."""
-    if spec.disagg_cluster is None:
-        return {}
-    given = spec.disagg_cluster.model_dump(mode="json", exclude_unset=True)
-    uri: Any = given["cluster_uri"]
-    return {**given, "cluster_uri": ("http://", Ref("url", "router")) if uri == AUTO else uri}
 
 
 def disagg_config(spec: Spec, plan: Plan) -> dict[str, Any]:
@@ -80,8 +68,4 @@ def mpi_config(spec: Spec, plan: Plan) -> dict[str, Any]:
     return out
 
 
-def metadata_config(spec: Spec) -> dict[str, Any]:
-    """metadata_config.yaml, with the key `server_type` that the program needs."""
-    if spec.metadata_server is None:
-        return {}
-    return spec.metadata_server.model_dump(mode="json")
+__all__ = ["AUTO", "METADATA_CONFIG", "cluster", "disagg_config", "metadata_config", "mpi_config", "worker_args"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "vllm"
 WIRE = "vllm"
+JOINS = ""
 KNOWN_KEYS = None
 KV_TRANSFER = "kv_transfer_config"
 NIXL, P2P_NCCL, MOONCAKE = "NixlConnector", "P2pNcclConnector", "MooncakeConnector"
