@@ -71,11 +71,13 @@ def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:
 
 
 @click.command()
-def schema() -> None:
+@click.option("--markdown", is_flag=True, help="Print a page about every key instead.")
+def schema(markdown: bool) -> None:
     """Print the JSON Schema of the topology file, for editors (`disagg-launch schema > topology.schema.json`)."""
+    from disagg_launch.spec import reference
     from disagg_launch.spec.schema import schema_text
 
-    click.echo(schema_text(), nl=False)
+    click.echo(reference.markdown() if markdown else schema_text(), nl=False)
 
 
 @click.command(name="import")

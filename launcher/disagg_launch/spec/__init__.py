@@ -2,24 +2,9 @@
 
 from disagg_launch.spec.complaint import ERROR, WARNING, BadTopology, Complaint
 from disagg_launch.spec.load import ROUTER_KEYS, Spec, load, loads
-from disagg_launch.spec.model import (
-    Cluster,
-    DisaggCluster,
-    Engine,
-    Exclude,
-    FrontDoor,
-    Group,
-    Het,
-    MetadataServer,
-    Mpi,
-    Pin,
-    Readiness,
-    Restart,
-    Section,
-    Slurm,
-    SlurmPart,
-    Topology,
-)
+from disagg_launch.spec.maps import Cluster, Engine, Exclude, FrontDoor, Group, Mpi, Pin, Readiness, Restart
+from disagg_launch.spec.model import DisaggCluster, MetadataServer, Section, Topology
+from disagg_launch.spec.slurm import Het, Slurm, SlurmPart
 
 __all__ = [
     "ERROR",

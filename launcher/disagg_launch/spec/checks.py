@@ -8,7 +8,8 @@ from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
 from disagg_launch.spec.complaint import WARNING, Complaint, did_you_mean, found, listed, near
 from disagg_launch.spec.engine_keys import known_keys
 from disagg_launch.spec.inherit import SECTIONS, own_keys
-from disagg_launch.spec.model import Cluster, Section, Topology
+from disagg_launch.spec.maps import Cluster
+from disagg_launch.spec.model import Section, Topology
 from disagg_launch.spec.source import Source
 
 MOST_RANKS = 1_000_000

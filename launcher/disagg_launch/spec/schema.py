@@ -17,7 +17,8 @@ def schema() -> dict[str, Any]:
     out = Topology.model_json_schema()
     out["title"] = "disagg-launch topology"
     for name in SECTIONS:
-        out["properties"][name] = {"anyOf": [{"$ref": "#/$defs/Section"}, {"type": "null"}]}
+        section = out["properties"][name]
+        section["anyOf"] = [{"$ref": section.pop("$ref")}, {"type": "null"}]
     for model, other, right in (("DisaggCluster", *SPELLINGS[0][1:]), ("MetadataServer", *SPELLINGS[1][1:])):
         inner = out["$defs"][model]["properties"]
         inner[other] = {**inner[right], "deprecated": True, "description": f"Another spelling of {right}."}

@@ -10,6 +10,7 @@ import yaml
 
 from disagg_launch import lint, spec
 from disagg_launch.place import place
+from disagg_launch.spec.reference import markdown
 from disagg_launch.spec.schema import schema, schema_text
 
 EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
@@ -19,6 +20,10 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 def test_schema_file_is_up_to_date():
     assert (EXAMPLES / "topology.schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+def test_page_about_every_key_is_up_to_date():
+    assert (EXAMPLES.parent / "docs" / "topology.md").read_text(encoding="utf-8") == markdown()
 
 
 def test_schema_is_a_schema():
