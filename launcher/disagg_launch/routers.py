@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 CONFIG = "configs/router.yaml"
+LOOPBACK = re.compile(r"localhost$|127\.|::1$")
 
 
 def router(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
@@ -60,6 +62,9 @@ def config(spec: Spec, plan: Plan) -> dict[str, Any]:
 def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
     engine, token = engines.load(spec.engine.name), (Ref("run"), "/state/token")
     front_door: dict[str, Any] = {"dialect": engine.WIRE, "admin_token_file": token}
+    if not LOOPBACK.match(spec.hostname):
+        # the gateway then comes by the node's address, perhaps from another node; the token is what it is known by
+        front_door["admin_loopback_only"] = False
     if spec.disagg_cluster and engine.JOINS != "openly":
         front_door["cluster_token_file"] = token
     files: dict[str, Text] = {CONFIG: yaml_text({**config(spec, plan), "front_door": {**front_door, **spec.router.options}})}
