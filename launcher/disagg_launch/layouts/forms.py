@@ -22,7 +22,7 @@ COLUMNS = ("rank", "host", "node", "gpu", "instance", "role", "instance_rank", "
 
 
 class Part(NamedTuple):
-    """One component of a heterogeneous Slurm job: like nodes that follow each other."""
+    """One component of a heterogeneous Slurm job: like nodes that follow each other. `tasks`: the most on one of them, at least 1."""
 
     first_node: int
     nodes: int
@@ -83,7 +83,7 @@ def multi_prog(plan: Plan, hosts: Hosts) -> str:
 
 def het_groups(plan: Plan, hosts: Hosts) -> str:
     """Slurm: the #SBATCH lines of a heterogeneous job, a component for each kind of node."""
-    lines = (f"#SBATCH --nodes={part.nodes} --ntasks={part.tasks} --gpus-per-node={part.gpus}\n" for part in parts(plan))
+    lines = (f"#SBATCH --nodes={part.nodes} --ntasks-per-node={part.tasks} --gpus-per-node={part.gpus}\n" for part in parts(plan))
     return "#SBATCH hetjob\n".join(lines)
 
 
@@ -118,17 +118,23 @@ def worker(plan: Plan, launcher: str) -> list[str]:
 
 
 def parts(plan: Plan) -> list[Part]:
-    """The components of a heterogeneous job: neighbours with equally many GPUs and, if no node has both roles, one role."""
+    """The components of a heterogeneous job: neighbours with equally many GPUs and, if no node has both roles, one role.
+
+    A node without ranks goes with the one before it.
+    """
     roles: list[set[str]] = [set() for _ in range(plan.node_count)]
     ranks_on = Counter(rank.node for rank in plan.ranks)
     for rank in plan.ranks:
         roles[rank.node].add(rank.role)
     separate = all(len(there) <= 1 for there in roles)
-    kinds = [(count, sorted(there) if separate else []) for count, there in zip(gpus_of(plan), roles)]
+    kinds: list[tuple[int, list[str]]] = []
+    for count, there in zip(gpus_of(plan), roles):
+        alone = not there and bool(kinds) and kinds[-1][0] == count
+        kinds.append(kinds[-1] if alone else (count, sorted(there) if separate else []))
     out: list[Part] = []
     for (count, _), group in groupby(range(plan.node_count), key=lambda node: kinds[node]):
         nodes = list(group)
-        out.append(Part(nodes[0], len(nodes), sum(ranks_on[node] for node in nodes), count))
+        out.append(Part(nodes[0], len(nodes), max(1, *(ranks_on[node] for node in nodes)), count))
     return out
 
 

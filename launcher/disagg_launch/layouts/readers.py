@@ -93,7 +93,7 @@ def het_groups(text: str) -> Iterator[Claim]:
         said = dict(re.findall(r"--([a-z-]+)=(\d+)", block))
         yield {
             "part": number,
-            **{key: int(said[option]) for key, option in (("nodes", "nodes"), ("tasks", "ntasks"), ("gpus", "gpus-per-node"))},
+            **{key: int(said[option]) for key, option in (("nodes", "nodes"), ("tasks", "ntasks-per-node"), ("gpus", "gpus-per-node"))},
         }
 
 

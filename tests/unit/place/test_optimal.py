@@ -3,11 +3,10 @@
 import random
 
 import pytest
+from place_exact import best
+from place_grid import GPUS, SIZES, figures, topologies
 
 from disagg_launch.place import Cluster, Demand, layout
-
-from .exact import best
-from .grid import GPUS, SIZES, figures, topologies
 
 
 def test_the_exact_search_knows_what_is_best():
