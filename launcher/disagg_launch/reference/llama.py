@@ -89,31 +89,56 @@ class Stage:
         qkv = (layer.qkv.reshape(-1, width) @ x).reshape(groups, parts, size, tokens)
         _rotate(qkv[:, :-1], cos, sin)
         mixed = np.empty((groups, parts - 2, size, tokens), np.float32)
-        for run in runs:
+        single = next((i for i, run in enumerate(runs) if run.count > 1), len(runs))
+        if single:
+            caches = [run.cache[number] for run in runs[:single]]
+            mixed[..., :single] = _attention_of_singles(qkv[..., :single], caches, [run.start for run in runs[:single]])
+        for run in runs[single:]:
             columns = slice(run.column, run.column + run.count)
-            keys, values = run.cache[number]
-            total = run.start + run.count
-            keys[:, run.start : total] = qkv[:, -2, :, columns].swapaxes(1, 2)
-            values[:, run.start : total] = qkv[:, -1, :, columns].swapaxes(1, 2)
-            mixed[..., columns] = _attention(qkv[:, :-2, :, columns], keys[:, :total], values[:, :total])
+            mixed[..., columns] = _attention(qkv[..., columns], run.cache[number], run.start)
         return mixed.reshape(-1, tokens)
 
 
-def _attention(query: Array, keys: Array, values: Array) -> Array:
-    """(groups, repeat, head_size, tokens) from a query of that shape and (groups, positions, head_size) keys and values."""
-    groups, repeat, size, tokens = query.shape
-    rows = query.transpose(0, 1, 3, 2).reshape(groups, repeat * tokens, size)
+def _attention(qkv: Array, cache: Array, start: int) -> Array:
+    """(groups, repeat, head_size, tokens) for neighbouring tokens of one sequence from position `start` on, which enter its cache."""
+    groups, parts, size, tokens = qkv.shape
+    total = start + tokens
+    cache[:, :, start:total] = qkv[:, -2:].transpose(1, 0, 3, 2)
+    keys, values = cache[:, :, :total]
+    rows = qkv[:, :-2].transpose(0, 1, 3, 2).reshape(groups, -1, size)
     scores = rows @ keys.swapaxes(1, 2)
-    if tokens > 1:
-        # a token sees the positions up to its own, which are the last `tokens` of all
-        future = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
-        scores.reshape(groups, repeat, tokens, -1)[..., -tokens:] += future
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    mixed: Array = scores @ values
-    mixed /= scores.sum(axis=-1, keepdims=True)
-    heads: Array = mixed.reshape(groups, repeat, tokens, size).transpose(0, 1, 3, 2)
+    # a token sees the positions up to its own, which are the last `tokens` of all
+    future = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+    scores.reshape(groups, parts - 2, tokens, total)[..., start:] += future
+    mixed: Array = _softmax(scores) @ values
+    heads: Array = mixed.reshape(groups, parts - 2, tokens, size).transpose(0, 1, 3, 2)
     return heads
+
+
+def _attention_of_singles(qkv: Array, caches: Sequence[Array], starts: Sequence[int]) -> Array:
+    """(groups, repeat, head_size, sequences) for one new token in each of several sequences.
+
+    Only the two products are made per sequence. All else is done at once for all, because with small models the calls cost more than the
+    arithmetic.
+    """
+    query, new = qkv[:, :-2].transpose(3, 0, 1, 2), qkv[:, -2:].transpose(3, 1, 0, 2)
+    scores = np.full((*query.shape[:-1], max(starts) + 1), -np.inf, np.float32)
+    for i, (cache, start) in enumerate(zip(caches, starts)):
+        cache[:, :, start] = new[i]
+        np.matmul(query[i], cache[0, :, : start + 1].swapaxes(1, 2), out=scores[i, ..., : start + 1])
+    weights = _softmax(scores)
+    mixed = np.empty(query.shape, np.float32)
+    for i, (cache, start) in enumerate(zip(caches, starts)):
+        np.matmul(weights[i, ..., : start + 1], cache[1, :, : start + 1], out=mixed[i])
+    return mixed.transpose(1, 2, 3, 0)
+
+
+def _softmax(scores: Array) -> Array:
+    """The scores' shares along the last axis, in place."""
+    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= np.add.reduce(scores, axis=-1, keepdims=True)
+    return scores
 
 
 def _layer(tensors: Mapping[str, Array], number: int, shape: Shape, place: Place) -> _Layer:
