@@ -81,10 +81,10 @@ def planned(path: pathlib.Path) -> tuple[Spec, Plan]:
 
 
 def complain(topology: Spec, made: Plan) -> bool:
-    """Print what lint says on standard error; True if there is an error among it."""
-    from disagg_launch import lint, spec
+    """Print what lint and the engine's module say on standard error; True if there is an error among it."""
+    from disagg_launch import engines, lint, spec
 
-    complaints = lint.check(topology, made)
+    complaints = (*lint.check(topology, made), *engines.check(topology, made))
     for one in complaints:
         click.echo(str(one), err=True)
     return any(one.severity == spec.ERROR for one in complaints)

@@ -36,12 +36,17 @@ def vllm(spec: Spec, plan: Plan) -> Router:
     return _router(spec, plan, ("vllm-router",), argv)
 
 
+def _policy(spec: Spec, plan: Plan, role: str) -> str:
+    kind = str(spec.section(role).router.get("type", "round_robin"))
+    # with one server there is nothing to choose, and power_of_two refuses to start
+    return POLICIES.get(kind, kind) if len(routers.servers(spec, plan, role)) > 1 else "round_robin"
+
+
 def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text]) -> Router:
     for one in routers.servers(spec, plan, GENERATION):
         argv += ["--decode", ("http://", one)]
     for flag, role in (("--prefill-policy", CONTEXT), ("--decode-policy", GENERATION)):
-        kind = str(spec.section(role).router.get("type", "round_robin"))
-        argv += [flag, POLICIES.get(kind, kind)]
+        argv += [flag, _policy(spec, plan, role)]
     # both parse an address, not a name
     host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
     start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
