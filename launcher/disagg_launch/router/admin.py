@@ -17,6 +17,7 @@ from disagg_launch.router.config import FrontDoor, is_url
 from disagg_launch.router.exchange import refusal
 from disagg_launch.router.fleet import Fleet, row
 from disagg_launch.router.keys import Keys
+from disagg_launch.router.protocol import Request
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import State
 
@@ -33,19 +34,19 @@ class Admin:
         self._keys = Keys(door.admin_token_file) if door.admin_token_file else None
         self._loopback_only = door.admin_loopback_only
 
-    def answer(self, method: str, what: str, peer: str, authorization: bytes, body: bytes) -> bytes:
+    def answer(self, request: Request, what: str) -> bytes:
         """The answer to one admin request. Refused: 404 without an admin interface, 403 from elsewhere, 401 without the token."""
         if self._keys is None:
             raise refusal(404, "there is no admin interface: front_door.admin_token_file is not set")
-        if self._loopback_only and peer and not peer.startswith(_LOOPBACK):
+        if self._loopback_only and request.peer and not request.peer.startswith(_LOOPBACK):
             raise refusal(403, "the admin interface answers this machine only")
-        if self._keys.owner(authorization) is None:
+        if self._keys.owner(request.headers.get(b"authorization", b"")) is None:
             raise refusal(401, "the admin token is needed as a bearer token")
-        if method == "GET" and what == "workers":
+        if request.method == b"GET" and what == "workers":
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
-        if method != "POST" or what not in (*STATES, REMOVE):
+        if request.method != b"POST" or what not in (*STATES, REMOVE):
             raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers")
-        return self._change(what, _message(body))
+        return self._change(what, _message(bytes(request.body)))
 
     def _change(self, what: str, message: dict[str, Any]) -> bytes:
         url, role = message.get("worker"), message.get("role")

@@ -1,4 +1,4 @@
-"""The ASGI application: paths, keys, and completions from first header to last byte. Bare: a framework costs more than the routing."""
+"""The application: paths, keys, and completions from the request to the last byte of the answer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any, Awaitable, Callable, Mapping
 
 from disagg_launch import __version__
 from disagg_launch.plan import CONTEXT, GENERATION
-from disagg_launch.router import fanout, policies
+from disagg_launch.router import asgi, fanout, policies
 from disagg_launch.router.access import AccessLog
 from disagg_launch.router.admin import Admin
-from disagg_launch.router.asgi import JSON, Application, Headers, Receive, Reply, Scope, Send, Watch, read_body
 from disagg_launch.router.exchange import Exchange, Refused, refusal
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
@@ -21,12 +20,12 @@ from disagg_launch.router.keys import Keys
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.perf import Perf
 from disagg_launch.router.policies import Ask
+from disagg_launch.router.protocol import JSON, Reply, Request
 from disagg_launch.router.splice import Ids, dumps, loads
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETIONS, CHAT = b"/v1/completions", b"/v1/chat/completions"
 _COMPLETING = frozenset({COMPLETIONS, CHAT})
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
-WATCH_AFTER_S = 0.02  # a request that is answered sooner is not watched for its client leaving
 BYTES_PER_TOKEN = 4  # an estimate for text, which the router never tokenises
 CLIENT_LEFT = 499  # what the access log says of a client that did not wait
 # headers that go on to the workers; everything else, keys above all, stays here
@@ -37,11 +36,12 @@ log = logging.getLogger(__name__)
 
 
 class App:
-    """The router as an ASGI callable. Made inside the running event loop."""
+    """Answers requests. Made inside the running event loop."""
 
-    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, Application]) -> None:
+    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, asgi.Application]) -> None:
         config = fleet.config
-        self._discovers, self._mounts = config.discovers, mounts
+        self._discovers = config.discovers
+        self._mounts = {path.encode(): application for path, application in mounts.items()}
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
@@ -54,76 +54,62 @@ class App:
         options = [config.roles[role] for role in (CONTEXT, GENERATION) if config.roles[role].policy in policies.READ_BLOCKS]
         per_block = min((int(role.options.get("tokens_per_block", 32)) for role in options), default=0)
         self._block_bytes = per_block * BYTES_PER_TOKEN
-        self._pages: dict[str, Callable[[Reply], Awaitable[None]]] = {
-            "/health": self._health,
-            "/cluster_info": self._cluster_info,
-            "/version": self._version,
-            "/v1/models": self._models,
-            "/metrics": self._prometheus,
-            "/prometheus/metrics": self._prometheus,
-            "/perf_metrics": self._perf_metrics,
+        self._pages: dict[bytes, Callable[[Reply], Awaitable[None]]] = {
+            b"/health": self._health,
+            b"/cluster_info": self._cluster_info,
+            b"/version": self._version,
+            b"/v1/models": self._models,
+            b"/metrics": self._prometheus,
+            b"/prometheus/metrics": self._prometheus,
+            b"/perf_metrics": self._perf_metrics,
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        path: str = scope["path"]
-        if path in self._mounts:
-            await self._mounts[path](scope, receive, send)
-            return
-        headers: Headers = dict(scope["headers"])
+    async def handle(self, request: Request, reply: Reply) -> None:
+        """Answer one request."""
         number = next(self._numbers)
-        request_id = headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
-        reply = Reply(send, request_id)
+        reply.request_id = request.headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
+        path = request.path.partition(b"?")[0]
         try:
             if path in _COMPLETING:
-                await self._complete(scope, headers, receive, reply, number, request_id)
-            elif path.startswith("/admin/"):
-                body = await read_body(headers, receive, self._door.max_body_bytes, self._door.header_timeout_s)
-                peer = (scope.get("client") or ("",))[0]
-                answer = self._admin.answer(scope["method"], path[7:], peer, headers.get(b"authorization", b""), body)
-                await reply.whole(200, JSON, answer)
+                await self._complete(request, path, reply, number)
+            elif path.startswith(b"/admin/"):
+                await reply.whole(200, JSON, self._admin.answer(request, path[7:].decode("latin-1")))
+            elif path in self._mounts:
+                await asgi.answer(self._mounts[path], request, reply)
             else:
-                await self._page(scope, headers, reply)
+                await self._page(request, path, reply)
         except Refused as no:
             await reply.refuse(no)
 
-    async def _page(self, scope: Scope, headers: Headers, reply: Reply) -> None:
-        page = self._pages.get(scope["path"])
+    async def _page(self, request: Request, path: bytes, reply: Reply) -> None:
+        page = self._pages.get(path)
         if page is None:
-            raise refusal(404, f"{scope['path']} is not served here")
-        if scope["method"] not in ("GET", "HEAD"):
-            raise refusal(405, f"{scope['path']} takes GET")
-        if page == self._models:
-            self._client(scope, headers)
+            raise refusal(404, f"{path.decode('latin-1')} is not served here")
+        if request.method not in (b"GET", b"HEAD"):
+            raise refusal(405, f"{path.decode('latin-1')} takes GET")
+        if path == b"/v1/models":
+            self._client(request)
         await page(reply)
 
-    async def _complete(self, scope: Scope, headers: Headers, receive: Receive, reply: Reply, number: int, request_id: bytes) -> None:
+    async def _complete(self, request: Request, path: bytes, reply: Reply, number: int) -> None:
         """A completion. Refused until it has been understood; after that whatever goes wrong is told and counted here."""
         self._metrics.count("total_requests")
         try:
-            client = self._client(scope, headers)
-            if scope["method"] != "POST":
-                raise refusal(405, f"{scope['path']} takes POST")
-            body = await read_body(headers, receive, self._door.max_body_bytes, self._door.header_timeout_s)
-            exchange = self._exchange(scope, headers, body, number, request_id, client)
+            client = self._client(request)
+            if request.method != b"POST":
+                raise refusal(405, f"{path.decode()} takes POST")
+            exchange = self._exchange(request, path, number, reply.request_id, client)
             parts = fanout.spread(exchange)
         except Refused:
             self._metrics.count("validation_exceptions")
             raise
         self._metrics.count("stream_requests" if exchange.stream else "nonstream_requests")
-        watch = Watch(receive, asyncio.current_task())
-        timer = self._loop.call_later(WATCH_AFTER_S, watch.start)
         try:
             await self._serve(exchange, parts, reply)
-        except asyncio.CancelledError:
-            if not watch.left:
-                raise
-            reply.status = CLIENT_LEFT
-            self._metrics.count("client_disconnects")
         finally:
-            timer.cancel()
-            watch.stop()
-            self.access.add(exchange, reply.status)
+            if reply.left:
+                self._metrics.count("client_disconnects")
+            self.access.add(exchange, CLIENT_LEFT if reply.left else reply.status)
 
     async def _serve(self, exchange: Exchange, parts: list[Exchange], reply: Reply) -> None:
         try:
@@ -158,33 +144,34 @@ class App:
         if self._perf.on:
             self._perf.add(exchange, self._loop.time())
 
-    def _client(self, scope: Scope, headers: Headers) -> str:
+    def _client(self, request: Request) -> str:
         """Who asks: the name of the key, or the address when no keys are needed. Refused with 401."""
         if not self._keys.required:
-            return (scope.get("client") or ("",))[0]
-        owner = self._keys.owner(headers.get(b"authorization", b""))
+            return request.peer
+        owner = self._keys.owner(request.headers.get(b"authorization", b""))
         if owner is None:
             raise refusal(401, "an API key is needed: Authorization: Bearer KEY")
         return owner
 
-    def _exchange(self, scope: Scope, headers: Headers, body: bytes, number: int, request_id: bytes, client: str) -> Exchange:
-        chat = scope["path"] == CHAT
+    def _exchange(self, request: Request, path: bytes, number: int, request_id: bytes, client: str) -> Exchange:
+        chat = path == CHAT
+        headers = request.headers
         try:
-            asked = loads(body, "prompt_token_ids" if chat else "prompt")
+            asked = loads(bytes(request.body), "prompt_token_ids" if chat else "prompt")
         except ValueError as wrong:
             raise refusal(400, f"the body is not a JSON object: {wrong}") from None
         stream = asked.get("stream") or False
         if stream is not True and stream is not False:
             raise refusal(400, f"stream must be true or false, found {stream!r}")
         extra = b"x-request-id: %b\r\n" % request_id
-        for name in PASSED_ON:
-            if name in headers:
-                extra += b"%b: %b\r\n" % (name, headers[name])
-        session = next((value for name in SESSION_HEADERS if (value := headers.get(name, b"").strip())), b"")
+        session = b""
+        if len(headers) > 3:
+            extra += b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_ON if name in headers)
+            session = next((value for name in SESSION_HEADERS if (value := headers.get(name, b"").strip())), b"")
         tokens, blocks = self._size(asked, chat)
         return Exchange(
             id=request_id.decode("latin-1"),
-            path=CHAT.encode() if chat else COMPLETIONS.encode(),
+            path=path,
             chat=chat,
             stream=stream,
             body=asked,

@@ -1,68 +1,300 @@
-"""uvicorn's HTTP protocol with two limits that it lacks: the size of a request's head, and the time its head may take to arrive."""
+"""HTTP/1.1 from the clients: a protocol of our own under uvicorn's server.
+
+uvicorn gives sockets, TLS, signals and draining. Its ASGI layer is left out: it costs a request 50 us, a second write for each answer and
+a task to learn that the client has left. Parsing is httptools'. Limits on head, body and time are kept here, where they are read.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Optional
+from collections import deque
+from http import HTTPStatus
+from typing import Any, Awaitable, Callable, ClassVar, Optional
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+
+from disagg_launch.router.config import FrontDoor
+from disagg_launch.router.exchange import Refused, refusal
+
+KEEP_ALIVE_S = 10.0  # as upstream's router
+MOST_PIPELINED = 8
+Headers = dict[bytes, bytes]
+Handle = Callable[["Request", "Reply"], Awaitable[None]]
+
+JSON = b"application/json"
+_STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-request-id: "
 
 
-class Limited(HttpToolsProtocol):
-    """One client connection. The limits are the class's, set once before serving; 0 is none."""
+class Request:
+    """One request, read to its end. Names of `headers` are in lower case; `error` is why it is refused, if it is."""
 
-    max_head_bytes = 0
-    head_timeout_s = 0.0
-    connections_open: ClassVar[set[Limited]] = set()
+    __slots__ = ("body", "error", "headers", "http_1_0", "keep_alive", "method", "path", "peer")
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """uvicorn's, and the wait for a request begins."""
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_since: Optional[float] = self.loop.time()
-        self.connections_open.add(self)
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.method = b""
+        self.path = b""
+        self.headers: Headers = {}
+        self.body: Any = b""
+        self.keep_alive = True
+        self.http_1_0 = False
+        self.error: Optional[Refused] = None
+
+
+class Reply:
+    """The answer to one request (a `Sink`). `status` is 0 until something was sent; `left` says that the client did not wait for it."""
+
+    __slots__ = ("_chunked", "_connection", "_request", "left", "request_id", "started", "status")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self._connection = connection
+        self._request = request
+        self._chunked = not request.http_1_0
+        self.request_id = b""
+        self.started = False
+        self.left = False
+        self.status = 0
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, retry_after_s: int = 0) -> None:
+        """One complete answer, in one write."""
+        self.started = True
+        self.status = status
+        more = b"retry-after: %d\r\n" % retry_after_s if retry_after_s else b""
+        if status == 401:
+            more += b"www-authenticate: Bearer\r\n"
+        if not self._request.keep_alive:
+            more += b"connection: close\r\n"
+        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+        text = head % (_STATUS[status], content_type, len(body), self.request_id, more)
+        await self._connection.write(text if self._request.method == b"HEAD" else text + body)
+
+    async def piece(self, data: bytes) -> None:
+        """The next events of a stream; returns when the client can take more."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if not self.started:
+            self.started = True
+            self.status = 200
+            if not self._chunked:
+                self._request.keep_alive = False
+            framing = b"\r\ntransfer-encoding: chunked\r\n" if self._chunked else b"\r\n"
+            close = b"" if self._request.keep_alive else b"connection: close\r\n"
+            data = b"".join((_STREAM, self.request_id, framing, close, b"\r\n", data))
+        connection = self._connection
+        if connection.writable is None:
+            connection.transport.write(data)
+        else:
+            await connection.write(data)
+
+    async def end(self) -> None:
+        """The end of a stream."""
+        if self._chunked:
+            await self._connection.write(b"0\r\n\r\n")
+
+    async def refuse(self, no: Refused) -> None:
+        """An error: as an answer, or inside a stream as its last event."""
+        if not self.started:
+            await self.whole(no.status, JSON, no.body, no.retry_after_s)
+            return
+        await self.piece(b"data: " + no.body + b"\n\ndata: [DONE]\n\n")
+        await self.end()
+
+
+class Connection(asyncio.Protocol):
+    """One client connection. `handle` and `door` are the class's, see `bound`; the rest of the interface is what uvicorn's server needs."""
+
+    handle: ClassVar[Any]
+    door: ClassVar[FrontDoor]
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Optional[asyncio.AbstractEventLoop] = None) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.writable: Optional[asyncio.Future[None]] = None  # set while the client takes nothing more
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._server = server_state
+        self._parser = httptools.HttpRequestParser(self)
+        self._peer = ""
+        self._request: Optional[Request] = None  # being read
+        self._waiting: deque[Request] = deque()
+        self._reply: Optional[Reply] = None  # being answered
+        self._task: Optional[asyncio.Task[None]] = None
+        self._size = 0  # bytes of what is being read
+        self._in_head = True
+        self._since = 0.0  # of waiting for, or reading, a request
+        self._stopping = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._since = self.loop.time()
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._server.connections.add(self)
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
-        """uvicorn's."""
-        self.connections_open.discard(self)
-        super().connection_lost(exc)
+        self._server.connections.discard(self)
+        self._waiting.clear()
+        if self._task is not None:
+            if self._reply is not None:
+                self._reply.left = True
+            self._task.cancel()
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """uvicorn's, unless the head has grown too long."""
-        if self._head_since is None:
-            super().data_received(data)
+        if self._in_head:
+            self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nothing here is upgraded to: the request is answered as it is
+        except httptools.HttpParserError:
+            self._refuse(400, "this is not HTTP/1.1")
             return
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_since is not None and 0 < self.max_head_bytes < self._head_bytes and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large")
+        if self._in_head and 0 < self.door.max_header_bytes < self._size:
+            self._refuse(431, "the head of the request is too long (front_door.max_header_bytes)")
+
+    def pause_writing(self) -> None:
+        self.writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        waiting, self.writable = self.writable, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    # httptools
 
     def on_message_begin(self) -> None:
-        """uvicorn's, and a head begins."""
-        self._head_since = self.loop.time()
-        super().on_message_begin()
+        self._request = Request(self._peer)
+        self._since = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        request = self._request
+        assert request is not None
+        request.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._request
+        assert request is not None
+        request.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """uvicorn's, and the head has ended."""
-        self._head_since = None
-        self._head_bytes = 0
-        super().on_headers_complete()
+        request = self._request
+        assert request is not None
+        self._in_head = False
+        self._size = 0
+        headers = request.headers
+        request.method = self._parser.get_method()
+        request.http_1_0 = self._parser.get_http_version() == "1.0"
+        request.keep_alive = self._parser.should_keep_alive() and not self._stopping
+        limit = self.door.max_body_bytes
+        if limit and int(headers.get(b"content-length", b"0")) > limit:
+            request.error = self._too_long()
+        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and self._task is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.error:  # answered at once: nobody reads megabytes only to say no
+            request.keep_alive = False
+            self._dispatch(request)
 
-    def _refuse(self, status: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
+    def on_body(self, body: bytes) -> None:
+        request = self._request
+        if request is None or request.error:
+            return
+        self._size += len(body)
+        if not request.body:
+            request.body = body
+            return
+        if self.door.max_body_bytes and self._size > self.door.max_body_bytes:
+            request.error = self._too_long()
+            request.keep_alive = False
+            request.body = b""
+            self._dispatch(request)
+            return
+        if isinstance(request.body, bytes):
+            request.body = bytearray(request.body)
+        request.body += body
+
+    def on_message_complete(self) -> None:
+        request, self._request = self._request, None
+        self._in_head = True
+        self._size = 0
+        if request is not None and not request.error:
+            self._dispatch(request)
+
+    # answering
+
+    def _dispatch(self, request: Request) -> None:
+        if self._task is None:
+            self._start(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) > MOST_PIPELINED:
+            self.transport.pause_reading()
+
+    def _start(self, request: Request) -> None:
+        self._reply = Reply(self, request)
+        self._task = self.loop.create_task(self._run(request, self._reply))
+        self._server.tasks.add(self._task)
+
+    async def _run(self, request: Request, reply: Reply) -> None:
+        task = self._task
+        try:
+            if request.error:
+                await reply.refuse(request.error)
+            else:
+                await self.handle(request, reply)
+        except asyncio.CancelledError:
+            if not reply.left:
+                self.transport.abort()  # told to stop by the server: a cut answer must look cut
+        finally:
+            self._server.tasks.discard(task)
+            self._server.total_requests += 1
+            self._task = self._reply = None
+            self._since = self.loop.time()
+            if not request.keep_alive or self._stopping:
+                self.transport.close()
+            elif self._waiting and not self.transport.is_closing():
+                self.transport.resume_reading()
+                self._start(self._waiting.popleft())
+
+    async def write(self, data: bytes) -> None:
+        """Send; returns when the client can take more."""
+        self.transport.write(data)
+        if self.writable is not None:
+            await self.writable
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what never became a request, and close."""
+        if self._task is None and not self.transport.is_closing():
+            body = refusal(status, message).body
+            head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (_STATUS[status], JSON, len(body)) + body)
         self.transport.close()
 
-    @classmethod
-    async def sweep(cls, every_s: float = 1.0) -> None:
-        """Close, for ever, connections whose head takes too long."""
-        while True:
-            await asyncio.sleep(every_s)
-            now = asyncio.get_running_loop().time()
-            for one in list(cls.connections_open):
-                if cls.head_timeout_s and one._head_since is not None and now - one._head_since > cls.head_timeout_s:
-                    one._refuse(b"408 Request Timeout")
+    def _too_long(self) -> Refused:
+        return refusal(413, f"the body is longer than {self.door.max_body_bytes} bytes (front_door.max_body_bytes)")
+
+    # what uvicorn's server and the sweeper do
+
+    def shutdown(self) -> None:
+        """No more requests: close now, or after the running answer."""
+        self._stopping = True
+        if self._task is None:
+            self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if it has been idle, or its request has been on its way, for too long."""
+        if self._task is not None:
+            return
+        begun = self._request is not None or self._size > 0
+        limit = self.door.header_timeout_s if begun else KEEP_ALIVE_S
+        if limit and now - self._since > limit:
+            if begun:
+                self._refuse(408, "the request did not arrive in time (front_door.header_timeout_s)")
+            else:
+                self.transport.close()
 
 
-def limited(max_head_bytes: int, head_timeout_s: float) -> type[Any]:
-    """The protocol class with these limits."""
-    return type("Limited", (Limited,), {"max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s, "connections_open": set()})
+def bound(handle: Handle, door: FrontDoor) -> type[Connection]:
+    """The protocol class whose requests `handle` answers, within the door's limits."""
+    return type("Connection", (Connection,), {"handle": staticmethod(handle), "door": door})

@@ -7,7 +7,7 @@ import gc
 import importlib.util
 import logging
 import os
-from typing import Any
+from typing import Any, Callable, Iterable, cast
 
 import uvicorn
 
@@ -18,27 +18,30 @@ from disagg_launch.router.dispatch import Dispatch
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
 from disagg_launch.router.metrics import Metrics
-from disagg_launch.router.protocol import limited
+from disagg_launch.router.protocol import Connection, Reply, Request, bound
 from disagg_launch.router.workers import Table
 
-KEEP_ALIVE_S = 10  # as upstream's router
+SWEEP_S = 1.0  # between two looks for clients that take too long
+GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures generation workers alone
 
 
 class Application:
-    """The ASGI callable that uvicorn is given: it makes the router when the event loop runs, and ends it."""
+    """What uvicorn runs: it makes the router when the event loop runs, and ends it. Requests come by `protocol`, not by ASGI."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._app: App = None  # type: ignore[assignment]
-        self.protocol = limited(config.front_door.max_header_bytes, config.front_door.header_timeout_s)
+        self.app: App = None  # type: ignore[assignment]
+        self.protocol = bound(self._handle, config.front_door)
+        self.connections: Callable[[], Iterable[Connection]] = tuple  # set when there is a server
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """ASGI."""
+        """ASGI's lifespan."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        else:
-            await self._app(scope, receive, send)
+
+    async def _handle(self, request: Request, reply: Reply) -> None:
+        await self.app.handle(request, reply)
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
@@ -48,18 +51,26 @@ class Application:
         fleet = Fleet(self._config, table, dispatch.changed)
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)
-        self._app = App(fleet, flow, metrics, discovery.mounts)
-        sweeper = asyncio.ensure_future(self.protocol.sweep())
+        self.app = App(fleet, flow, metrics, discovery.mounts)
         await fleet.start()
+        sweeper = asyncio.ensure_future(self._sweep())
         gc.collect()
         gc.freeze()  # what is here now stays; later collections need not look at it
+        gc.set_threshold(*GC_THRESHOLD)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         sweeper.cancel()
         await discovery.stop()
         await fleet.stop()
-        self._app.access.flush()
+        self.app.access.flush()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for connection in list(self.connections()):
+                connection.sweep(loop.time())
 
 
 def options(config: Config, application: Application, drain_s: int) -> dict[str, Any]:
@@ -73,18 +84,25 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
         "date_header": False,
         "proxy_headers": False,
     }
-    told |= {"backlog": 4096, "timeout_keep_alive": KEEP_ALIVE_S, "timeout_graceful_shutdown": drain_s, "lifespan": "on"}
+    told |= {"backlog": 4096, "timeout_graceful_shutdown": drain_s, "lifespan": "on"}
     if config.front_door.tls_cert_file:
         told |= {"ssl_certfile": config.front_door.tls_cert_file, "ssl_keyfile": config.front_door.tls_key_file}
     return told
+
+
+def server(config: Config, drain_s: int, **more: Any) -> uvicorn.Server:
+    """A uvicorn server of the router, not yet running. `more` are options of uvicorn's."""
+    application = Application(config)
+    one = uvicorn.Server(uvicorn.Config(application, **{**options(config, application, drain_s), **more}))
+    application.connections = lambda: cast(Iterable[Connection], one.server_state.connections)
+    return one
 
 
 def run(config: Config, drain_s: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
-    application = Application(config)
-    uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s))).run()
+    server(config, drain_s).run()
 
 
 def _loop() -> str:

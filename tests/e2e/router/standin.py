@@ -97,9 +97,15 @@ class StandIn:
         self.heads.append(headers)
         unknown = set(body) - KNOWN
         if unknown:
-            return _whole(writer, 400, {"object": "error", "message": f"extra inputs: {unknown}", "type": "BadRequestError", "param": None, "code": 400})
+            return _whole(
+                writer,
+                400,
+                {"object": "error", "message": f"extra inputs: {unknown}", "type": "BadRequestError", "param": None, "code": 400},
+            )
         if self.mode.isdigit():
-            return _whole(writer, int(self.mode), {"object": "error", "message": "told to", "type": "ToldTo", "param": None, "code": int(self.mode)})
+            return _whole(
+                writer, int(self.mode), {"object": "error", "message": "told to", "type": "ToldTo", "param": None, "code": int(self.mode)}
+            )
         if self.mode == "garbage":
             writer.write(b"\x00\xffnot http at all\r\n\r\n")
             return None
@@ -119,12 +125,25 @@ class StandIn:
         ids = encode(body.get("prompt_token_ids") or body["messages"] if chat else body["prompt"])
         first = next_token(ids)
         self.held.add(params["disagg_request_id"])
-        out = {"request_type": "context_only", "first_gen_tokens": [first], "ctx_request_id": params["disagg_request_id"], "encoded_opaque_state": "AAAA"}
+        out = {
+            "request_type": "context_only",
+            "first_gen_tokens": [first],
+            "ctx_request_id": params["disagg_request_id"],
+            "encoded_opaque_state": "AAAA",
+        }
         out["disagg_request_id"] = params["disagg_request_id"]
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if body.get("stop") == "now" else "length", "disaggregated_params": out}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "stop" if body.get("stop") == "now" else "length",
+            "disaggregated_params": out,
+        }
         choice.update({"message": {"role": "assistant", "content": text_of(first)}} if chat else {"text": text_of(first)})
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
-        return _whole(writer, 200, {"id": "c-1", "object": "x", "created": 1, "model": "stand-in", "choices": [choice], "usage": usage, "prompt_token_ids": ids})
+        return _whole(
+            writer,
+            200,
+            {"id": "c-1", "object": "x", "created": 1, "model": "stand-in", "choices": [choice], "usage": usage, "prompt_token_ids": ids},
+        )
 
     async def _generation(self, path: str, headers: dict[str, str], body: dict[str, Any], reader: Any, writer: Any) -> None:
         params = body.get("disaggregated_params")
@@ -141,18 +160,26 @@ class StandIn:
         base = {"id": f"g-{self.port}-{len(self.seen)}", "created": 1, "model": "stand-in"}
         if not body.get("stream"):
             text = "".join(map(text_of, tokens))
-            choice = {"index": 0, "finish_reason": "length", **({"message": {"role": "assistant", "content": text}} if chat else {"text": text})}
+            choice = {
+                "index": 0,
+                "finish_reason": "length",
+                **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
+            }
             if self.pause_s and await _left_within(reader, self.pause_s * len(tokens)):
                 self.aborted += 1
                 raise ConnectionResetError
-            return _whole(writer, 200, {**base, "object": "chat.completion" if chat else "text_completion", "choices": [choice], "usage": usage})
+            return _whole(
+                writer, 200, {**base, "object": "chat.completion" if chat else "text_completion", "choices": [choice], "usage": usage}
+            )
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n")
         if self.pad:
             base["pad"] = self.pad
         with_ids = headers.get("x-return-token-ids") == "1"
         for i, token in enumerate(tokens):
             last = i == len(tokens) - 1
-            piece: dict[str, Any] = {"delta": {"content": text_of(token), **({} if i else {"role": "assistant"})}} if chat else {"text": text_of(token)}
+            piece: dict[str, Any] = (
+                {"delta": {"content": text_of(token), **({} if i else {"role": "assistant"})}} if chat else {"text": text_of(token)}
+            )
             if with_ids:
                 piece["token_ids"] = [token]
             choice = {"index": 0, "finish_reason": "length" if last else None, **piece}

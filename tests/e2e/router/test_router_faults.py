@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cluster, cluster, read_answer, request
+from scene import Cluster, cluster, read_answer, request
 from standin import expected
 
 
@@ -178,7 +178,7 @@ def test_resets_at_every_byte_of_an_answer(play: Any, role: str) -> None:
             real = c.ctx[0] if role == "context" else c.gen[0]
             proxy = await Cutter(real.port).start()
             try:
-                app = c.app._app._fleet
+                app = c.app.app._fleet
                 app.remove(app.table.by_url[role, real.url])
                 worker = app.add(role, proxy.url)
                 for cut in range(1, 500, 2):
@@ -261,7 +261,7 @@ def test_a_slow_client_makes_the_worker_wait(play: Any) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", c.port, limit=1024)
             writer.write(request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2000, "stream": True}))
             await asyncio.sleep(1.0)
-            pool = c.app._app._fleet.table.by_url["generation", c.gen[0].url].pool
+            pool = c.app.app._fleet.table.by_url["generation", c.gen[0].url].pool
             assert [connection._held < 1 << 20 for connection in pool._busy] == [True]
             answer = await asyncio.wait_for(read_answer(reader), 30)
             assert answer.done and answer.text == expected("x", 2000)

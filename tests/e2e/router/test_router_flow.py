@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import cluster
+from scene import cluster
 from standin import expected
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -20,7 +20,9 @@ def test_completion_goes_through_both_hops(play: Any, stream: bool) -> None:
             text = answer.text if stream else answer.json["choices"][0]["text"]
             assert (answer.status, text) == (200, expected("hello", 5))
             ctx, gen = c.ctx[0].seen[0], c.gen[0].seen[0]
-            assert ctx["disaggregated_params"]["request_type"] == "context_only" and ctx["stream"] is False and ctx["stream_options"] is None
+            assert (
+                ctx["disaggregated_params"]["request_type"] == "context_only" and ctx["stream"] is False and ctx["stream_options"] is None
+            )
             assert gen["disaggregated_params"]["request_type"] == "generation_only" and gen["prompt"] == list(b"hello")
             assert gen["disaggregated_params"]["ctx_request_id"] == ctx["disaggregated_params"]["disagg_request_id"]
             assert gen["disaggregated_params"]["encoded_opaque_state"] == "AAAA" and gen.get("stream", False) is stream
@@ -80,7 +82,7 @@ def test_batches_and_n_are_joined(play: Any, stream: bool, n: int) -> None:
                 assert text == expected(prompts[index // n], 3)
             usage = [e["usage"] for e in (answer.events if stream else [answer.json]) if e.get("usage")]
             assert usage == [{"prompt_tokens": 11, "completion_tokens": 9 * n, "total_tokens": 11 + 9 * n}]
-            assert not stream or answer.done and answer.body.count(b"[DONE]") == 1
+            assert not stream or (answer.done and answer.body.count(b"[DONE]") == 1)
 
     play(scene)
 
@@ -150,7 +152,13 @@ def test_pages(play: Any) -> None:
 def test_headers_that_go_on_and_headers_that_stay(play: Any) -> None:
     async def scene() -> None:
         async with cluster() as c:
-            sent = {"x-request-id": "rid-42", "traceparent": "00-a-b-01", "authorization": "Bearer secret", "x-custom": "1", "cookie": "c=1"}
+            sent = {
+                "x-request-id": "rid-42",
+                "traceparent": "00-a-b-01",
+                "authorization": "Bearer secret",
+                "x-custom": "1",
+                "cookie": "c=1",
+            }
             answer = await c.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, sent)
             assert answer.headers["x-request-id"] == "rid-42"
             for heads in (c.ctx[0].heads[0], c.gen[0].heads[0]):
