@@ -130,7 +130,8 @@ def _attention_of_singles(qkv: Array, caches: Sequence[Array], starts: Sequence[
     mixed = np.empty(query.shape, np.float32)
     for i, (cache, start) in enumerate(zip(caches, starts)):
         np.matmul(weights[i, ..., : start + 1], cache[1, :, : start + 1], out=mixed[i])
-    return mixed.transpose(1, 2, 3, 0)
+    heads: Array = mixed.transpose(1, 2, 3, 0)
+    return heads
 
 
 def _softmax(scores: Array) -> Array:

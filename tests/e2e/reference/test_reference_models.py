@@ -44,16 +44,26 @@ def test_smollm2_greedy_tokens_equal_the_golden_file_handed_over_between_uneven_
 
 # greedy continuations by the glassllm package's own generate()
 GLASS = {
-    "Alice was beginning to": " the\nQueen to the Queen, and she found it was saying to herself, and\nshe was so much a little fellow.\n\nAlice",
-    "The Queen said": "\nAlice, “when the Queen was so much as she could, and then she\ncould not help saying, to the White Queen, and she",
-    "“Who are you?” said the": " Dodo\nthought to myself, “there’s very curious to be a little girls.”\n\n“I don’t know what you",
-    "Down the rabbit-hole,": " and the\nGardener of the table, and the Queen was getting up to the table, and\nshe was so much a little bir",
+    "Alice was beginning to": """ the
+Queen to the Queen, and she found it was saying to herself, and
+she was so much a little fellow.
+
+Alice""",
+    "The Queen said": """
+Alice, “when the Queen was so much as she could, and then she
+could not help saying, to the White Queen, and she""",
+    "“Who are you?” said the": """ Dodo
+thought to myself, “there’s very curious to be a little girls.”
+
+“I don’t know what you""",
+    "Down the rabbit-hole,": """ and the
+Gardener of the table, and the Queen was getting up to the table, and
+she was so much a little bir""",
 }
+PAIRS = [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((1, 2), (2, 1)), ((2, 2), (4, 1)), ((4, 1), (1, 4))]
 
 
-@pytest.mark.parametrize(
-    ("context", "generation"), [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((1, 2), (2, 1)), ((2, 2), (4, 1)), ((4, 1), (1, 4))]
-)
+@pytest.mark.parametrize(("context", "generation"), PAIRS)
 def test_glass_answers_like_its_own_package_in_every_layout(glass: Model, context: tuple[int, int], generation: tuple[int, int]) -> None:
     first, second = Instance(glass, *context), Instance(glass, *generation, exports=None)
     try:
