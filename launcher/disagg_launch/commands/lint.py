@@ -62,8 +62,6 @@ def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]
 def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:
     from disagg_launch.place import place
 
-    if spec.external:
-        return None, None
     try:
         return place(spec), None
     except DoesNotFit as refusal:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disagg_launch.errors import BadInput
+from disagg_launch.importers import sbatch
 from disagg_launch.importers.draft import Draft
 from disagg_launch.spec.complaint import Path, found, listed
 from disagg_launch.spec.load import ROUTER_KEYS
@@ -197,10 +198,14 @@ def _front_door(draft: Draft) -> None:
 def _job(draft: Draft) -> None:
     for old, new in (("account", "account"), ("partition", "partition"), ("time_limit", "time")):
         draft.move(("slurm", old), ("slurm", new))
-    draft.move(("model", "container"), ("slurm", "container_image"))
-    for old, new in (("sbatch_directives", "extra_args"), ("srun_options", "srun_args")):
-        if draft.keys((old,)):
-            draft.move((old,), ("slurm", new), _options)
+    if draft.peek(("model", "container")):
+        draft.move(("model", "container"), ("slurm", "container_image"))
+        draft.put(("slurm", "container"), "pyxis", "srt-slurm knows no other")
+    if options := draft.keys(("sbatch_directives",)):
+        texts = draft.source.texts
+        sbatch.take(draft, ("sbatch_directives",), ((str(name), texts.get(("sbatch_directives", name), "")) for name in options))
+    if draft.keys(("srun_options",)):
+        draft.move(("srun_options",), ("slurm", "srun_args"), _options)
     mounts = [f"{host}:{draft.take(('container_mounts', host))}" for host in draft.keys(("container_mounts",))]
     extra = draft.peek(("extra_mount",))
     if isinstance(extra, list):

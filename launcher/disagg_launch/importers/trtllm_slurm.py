@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from disagg_launch.importers import sbatch
 from disagg_launch.importers.draft import Draft
-from disagg_launch.spec.complaint import Path
+from disagg_launch.spec.complaint import Path, found
 
 KIND = "TensorRT-LLM Slurm benchmark config"
 SIDES = (("ctx", "context_servers"), ("gen", "generation_servers"))
@@ -46,9 +47,10 @@ def convert(draft: Draft) -> None:
     draft.put(("engine", "name"), "trtllm")
     for old, new in MOVES:
         draft.move(old, new)
-    draft.move(("slurm", "extra_args"), ("slurm", "extra_args"), shlex.split)
+    _extra_args(draft, ("slurm", "extra_args"))
     draft.move(("environment", "container_mount"), ("slurm", "container_mounts"), lambda mounts: str(mounts).split(","))
     draft.put(("slurm", "mpi"), "pmix", "fixed in the scripts")
+    draft.put(("slurm", "container"), "pyxis", "fixed in the scripts")
     draft.put(("readiness", "limit_s"), 1800, "fixed in the scripts")
     draft.move(("environment", "worker_env_var"), ("env",), variables)
     draft.move(("environment", "server_env_var"), ("router", "env"), variables)
@@ -60,6 +62,21 @@ def convert(draft: Draft) -> None:
             draft.put((section, key), draft.take(old))
             draft.origin[section, key] = old
         draft.move(("environment", f"{short}_worker_env_var"), (section, "env"), variables)
+
+
+def _extra_args(draft: Draft, old: Path) -> None:
+    """The words of sbatch options; a complaint if they cannot be told apart."""
+    try:
+        words = shlex.split(str(draft.peek(old, "")))
+    except ValueError as wrong:
+        draft.wrong.append(draft.source.complaint(old, f"found {found(draft.peek(old))}; allowed: words that a shell can split ({wrong})"))
+        words = []
+    if not words:
+        return
+    if all(word.startswith("--") for word in words):
+        sbatch.take(draft, old, ((name[2:], value) for name, _, value in (word.partition("=") for word in words)))
+    else:
+        draft.move(old, ("slurm", "extra_args"), shlex.split)
 
 
 def variables(text: Any) -> dict[str, str]:

@@ -37,7 +37,9 @@ class BadTopology(BadInput):
 
     def __init__(self, complaints: Iterable[Complaint]) -> None:
         self.complaints = tuple(sorted(set(complaints)))
-        super().__init__("\n".join(str(one) for one in self.complaints))
+        errors = sum(one.severity == ERROR for one in self.complaints)
+        head = f"{self.complaints[0].file} cannot be used: {errors} error{'' if errors == 1 else 's'}"
+        super().__init__("\n".join([head, *map(str, self.complaints)]))
 
 
 def dotted(path: Path) -> str:

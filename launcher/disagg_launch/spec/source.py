@@ -74,7 +74,7 @@ def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
     except yaml.MarkedYAMLError as wrong:
         mark = wrong.problem_mark or wrong.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        return source, [Complaint(file, line, column, "", f"not YAML: {wrong.problem or wrong.context}")]
+        return source, [Complaint(file, line, column, "", f"not YAML: {', '.join(filter(None, [wrong.context, wrong.problem]))}")]
     except yaml.YAMLError as wrong:
         return source, [Complaint(file, 1, 1, "", f"not YAML: {str(wrong).splitlines()[0]}")]
     if root is None:

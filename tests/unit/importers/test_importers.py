@@ -58,7 +58,7 @@ def test_trtllm_slurm_config():
     got = spec.loads(TEXTS["trtllm-slurm"])
     assert (got.model, got.port, got.engine.name, got.cluster.gpus_per_node) == ("/data/model", 8333, "trtllm", 4)
     assert [(s.num_instances, s.tensor_parallel_size) for s in (got.context_servers, got.generation_servers)] == [(2, 4), (1, 8)]
-    assert got.slurm.extra_args == ("--gres=gpu:4", "--comment=two words")
+    assert (got.slurm.gpus_flag, got.slurm.comment, got.slurm.extra_args) == ("gres", "two words", ("--licenses=a:1",))
     assert got.slurm.container_mounts == ("/data:/data", "/home/me:/home/me")
     assert (got.slurm.time, got.slurm.numa_bind, got.slurm.mpi) == ("02:00:00", True, "pmix")
     assert got.context_servers.env == {"TLLM_LOG_LEVEL": "INFO", "UCX_NET_DEVICES": "mlx5_0:1,mlx5_1:1"}
@@ -74,7 +74,8 @@ def test_older_srt_slurm_recipe():
     assert (got.cluster.nodes, got.cluster.gpus_per_node, got.cluster.policy) == (4, 4, "separate_roles")
     assert [(s.num_instances, s.size) for s in (got.context_servers, got.generation_servers)] == [(4, 2), (1, 8)]
     assert got.context_servers.env == {"NCCL_DEBUG": "WARN", "TRTLLM_ENABLE_PDL": "1", "PURGE_DELAY": "010"}
-    assert (got.slurm.extra_args, got.slurm.srun_args) == (("--constraint=nvlink", "--exclusive"), ("--cpu-bind=none",))
+    assert (got.slurm.constraint, got.slurm.exclusive, got.slurm.segment) == ("nvlink", True, 4)
+    assert (got.slurm.extra_args, got.slurm.srun_args) == (("--wait-all-nodes=1",), ("--cpu-bind=none",))
     assert (got.slurm.container_image, got.readiness.limit_s) == ("/images/trt.sqsh", 1800)
 
 
@@ -208,7 +209,7 @@ def test_what_cannot_be_imported_says_so(name, old, new, said):
 
 def test_what_cannot_be_read_is_an_error_at_its_place():
     text = TEXTS["trtllm-slurm"].replace("--comment='two words'", "--comment='two words")
-    with pytest.raises(spec.BadTopology, match=r"t.yaml:7:15: slurm.extra_args: found .*; it cannot be read as slurm.extra_args"):
+    with pytest.raises(spec.BadTopology, match=r"t.yaml:7:15: slurm.extra_args: found .*; allowed: words that a shell can split"):
         spec.loads(text, "t.yaml")
 
 

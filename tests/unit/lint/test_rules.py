@@ -75,7 +75,9 @@ def test_plan_with_a_port_twice_on_a_node_is_an_error():
 
 def test_running_servers_are_not_asked_how_they_were_started():
     text = "backend: pytorch\ncontext_servers: {urls: ['a:1']}\ngeneration_servers: {urls: ['localhost:8000']}\n"
-    assert {one.number for one in lint.check(spec.loads(text))} == {"DL002"}
+    loaded = spec.loads(text)
+    assert {one.number for one in lint.check(loaded)} == {"DL002"}
+    assert {one.number for one in lint.check(loaded, place(loaded))} == {"DL002"}
 
 
 @pytest.mark.parametrize(

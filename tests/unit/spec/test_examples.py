@@ -10,6 +10,7 @@ import yaml
 
 from disagg_launch import lint, spec
 from disagg_launch.place import place
+from disagg_launch.render import render
 from disagg_launch.spec.reference import markdown
 from disagg_launch.spec.schema import schema, schema_text
 
@@ -38,7 +39,16 @@ def test_example(path):
     assert list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))) == []
     loaded = spec.load(path)
     assert loaded.warnings == ()
-    assert lint.check(loaded, None if loaded.external else place(loaded)) == ()
+    assert lint.check(loaded, place(loaded)) == ()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_example_renders(path):
+    loaded = spec.load(path)
+    backend = "mpirun" if loaded.engine.launch == "mpi-worker" else "slurm" if "slurm" in loaded.model_fields_set else "local"
+    files = {file.path: file.text for file in render(loaded, place(loaded), backend, "python3")}
+    assert files["spec.yaml"] == path.read_text(encoding="utf-8")
+    assert {"plan.json", "launch.json", "runtime.pyz"} <= set(files)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ generation_servers: {num_instances: 1}
 def complaints(text: str) -> list[str]:
     with pytest.raises(BadInput) as caught:
         spec.loads(text, "t.yaml")
-    return str(caught.value).splitlines()
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("t.yaml cannot be used: ")
+    return lines
 
 
 def test_small_spec_has_defaults():

@@ -25,7 +25,7 @@ TASKS = re.compile(r"^(?:-n|-np|--ntasks|--np)(?:[= ]?)(\d+)?$")
 )
 def world_size(case: Case) -> Iterator[Finding]:
     total = sum(section.num_instances * section.size for _, section in case.sides())
-    if case.plan and len(case.plan.ranks) != total:
+    if case.plan and not case.spec.external and len(case.plan.ranks) != total:
         yield (), f"the plan has {len(case.plan.ranks)} ranks; needed: {total}"
     given: list[tuple[Path, tuple[str, ...]]] = [
         (("mpi", "args"), case.spec.mpi.args),
