@@ -35,7 +35,7 @@ def plan(spec: pathlib.Path, as_json: bool, explain: bool) -> None:
     else:
         _print(made)
     if explain:
-        from disagg_launch.place.explain import explanation
+        from disagg_launch.layouts.explain import explanation
 
         click.echo("", err=as_json)
         for line in explanation(topology, made):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import NamedTuple
 
-from disagg_launch.layouts.numbers import ranges
+from disagg_launch.place.numbers import ranges
 from disagg_launch.plan import Plan, Rank
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Iterable, Iterator, Sequence
 
-from disagg_launch.layouts.numbers import ranges
 from disagg_launch.place.diff import Difference, Move
+from disagg_launch.place.numbers import ranges
 from disagg_launch.plan import Instance, Plan, Rank
 
 MOST_LINES = 200
@@ -59,7 +59,7 @@ def _seats(ranks: Sequence[Rank]) -> str:
 
 
 def _nodes(numbers: Sequence[int]) -> str:
-    return f"node{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
+    return f"{'node' if len(numbers) == 1 else 'nodes'} {ranges(numbers)}"
 
 
 def _ranks(instances: Iterable[Instance]) -> int:

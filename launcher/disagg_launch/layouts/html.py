@@ -7,8 +7,8 @@ from typing import Iterator, Sequence
 
 from disagg_launch.layouts.bars import Bar, bars
 from disagg_launch.layouts.colours import classes, stylesheet
-from disagg_launch.layouts.numbers import ranges
 from disagg_launch.layouts.svg import FEW, summary, title
+from disagg_launch.place.numbers import ranges
 from disagg_launch.plan import Plan, shape
 
 STYLE = """

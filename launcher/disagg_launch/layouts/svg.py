@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 
 from disagg_launch.layouts.bars import Bar, Run, bars
 from disagg_launch.layouts.colours import classes, stylesheet
+from disagg_launch.place.numbers import counted
 from disagg_launch.plan import Plan, Rank
 
 HEAD, EDGE = 64, 16
@@ -69,7 +70,8 @@ def scale_of(every: Sequence[Bar], hosts: Sequence[str]) -> Scale:
 
 def summary(plan: Plan, free: int) -> str:
     """`3 instances, 8 ranks on 2 nodes, 0 GPUs free`."""
-    return f"{len(plan.instances)} instances, {len(plan.ranks)} ranks on {plan.node_count} nodes, {free} GPUs free"
+    counts = (len(plan.instances), "instance"), (len(plan.ranks), "rank"), (plan.node_count, "node"), (free, "GPU")
+    return "{}, {} on {}, {} free".format(*(counted(*one) for one in counts))
 
 
 def title(rank: Rank, host: str) -> str:

@@ -7,7 +7,7 @@ from typing import Iterator, Sequence
 from rich.text import Text
 
 from disagg_launch.layouts.bars import Run, alike, bars
-from disagg_launch.layouts.numbers import ranges
+from disagg_launch.place.numbers import counted, ranges
 from disagg_launch.plan import CONTEXT, Plan, Rank, shape
 
 MOST_RANKS, MOST_LINES = 64, 48
@@ -17,10 +17,14 @@ FREE = "."
 
 def lines(plan: Plan, width: int = 80) -> Iterator[Text]:
     """The lines of the whole text, styled; as plain text they read the same."""
-    yield Text(f"plan {plan.digest} of {plan.name}: {len(plan.instances)} instances, {len(plan.ranks)} ranks on {plan.node_count} nodes")
+    what = f"{counted(len(plan.instances), 'instance')}, {counted(len(plan.ranks), 'rank')} on {counted(plan.node_count, 'node')}"
+    yield Text(f"plan {plan.digest} of {plan.name}: {what}")
+    if not plan.instances:
+        yield Text("the servers run already; only the router is started")
+        return
     yield Text()
     yield from map(Text, table(*_instances(plan)))
-    if 0 < len(plan.ranks) <= MOST_RANKS:
+    if len(plan.ranks) <= MOST_RANKS:
         yield Text()
         yield from map(Text, table(*_ranks(plan.ranks)))
     yield Text()

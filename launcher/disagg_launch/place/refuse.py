@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 
 from disagg_launch.place.floor import UNLIMITED
 from disagg_launch.place.model import Cluster, Demand, NoRoom
+from disagg_launch.place.numbers import counted
 from disagg_launch.place.solve import layout
 
 MOST_RANKS = 400_000  # ranks that are laid out at most in search of what would fit, so that a refusal takes no longer than a large plan
@@ -41,7 +42,7 @@ def there_is(cluster: Cluster) -> str:
     """The nodes and GPUs, and what takes some of them away."""
     terms, total = [], 0
     for region in cluster.regions():
-        many = "any number of nodes" if region.count is None else _nodes(region.count)
+        many = "any number of nodes" if region.count is None else counted(region.count, "node")
         terms.append(f"{many} x {region.gpus} GPUs" + (f" ({region.name})" if region.name else ""))
         total += (region.count or 0) * region.gpus
     closed = sum(region.gpus for node in cluster.excluded_nodes for region in cluster.regions() if region.holds(node))
@@ -52,8 +53,8 @@ def there_is(cluster: Cluster) -> str:
     if all(region.count is not None for region in cluster.regions()):
         text += f" = {total - lost} GPUs"
     notes = [f"policy {cluster.policy}"] if cluster.policy != "pack" else []
-    notes += [f"domains of {_nodes(cluster.domain_nodes or 0)}"] if cluster.policy == "align_domain" else []
-    notes += [f"{_nodes(cluster.spare_nodes)} kept free as spare"] if cluster.spare_nodes else []
+    notes += [f"domains of {counted(cluster.domain_nodes or 0, 'node')}"] if cluster.policy == "align_domain" else []
+    notes += [f"{counted(cluster.spare_nodes, 'node')} kept free as spare"] if cluster.spare_nodes else []
     return text + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -109,7 +110,3 @@ def fits(demands: Sequence[Demand], cluster: Cluster) -> Optional[int]:
         return layout(demands, cluster).node_count
     except NoRoom:
         return None
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"

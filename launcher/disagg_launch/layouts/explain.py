@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Iterator, Sequence
 
 from disagg_launch.layouts.bars import bars
-from disagg_launch.layouts.numbers import ranges
 from disagg_launch.place.model import POLICIES, Cluster, Demand, NoRoom, Region
+from disagg_launch.place.numbers import counted, ranges
 from disagg_launch.place.pieces import cut
 from disagg_launch.place.planner import cluster_of, demands_of
 from disagg_launch.place.refuse import asked, shape, there_is
@@ -23,16 +23,23 @@ if TYPE_CHECKING:
 def explanation(spec: Spec, plan: Plan) -> Iterator[str]:
     """The lines of `plan --explain`."""
     demands, cluster = demands_of(spec), cluster_of(spec)
+    if not demands:
+        yield "there is nothing to place: the servers run already"
+        return
     yield f"asked: {asked(demands)}"
     yield f"there is: {there_is(cluster)}"
     yield f"policy {cluster.policy}: {POLICIES[cluster.policy]}"
     yield ""
-    reasons = [(one, why(demand, one, cluster, plan)) for demand, one in zip(demands, plan.instances)]
+    neighbours = Counter((one.role, node) for one in plan.instances for node in one.nodes)
+    reasons = [
+        (one, why(demand, one, cluster, plan) + policys_part(one, cluster, max(neighbours[one.role, node] for node in one.nodes)))
+        for demand, one in zip(demands, plan.instances)
+    ]
     for (_, reason), group in groupby(reasons, key=lambda pair: (pair[0].role, pair[1])):
         ones = [one for one, _ in group]
         yield f"{_names(ones)} on node {ranges(node for one in ones for node in one.nodes)}: {reason}"
     yield ""
-    yield from left_over(plan)
+    yield from left_over(plan, cluster)
     yield ""
     yield from other_policies(demands, cluster)
 
@@ -58,6 +65,17 @@ def why(demand: Demand, one: Instance, cluster: Cluster, plan: Plan) -> str:
     return f"{demand.size} GPUs ({sizes}) need {has} nodes: a node of {gpus} takes {per_node} whole tensor-parallel groups of {demand.tp}"
 
 
+def policys_part(one: Instance, cluster: Cluster, of_role: int) -> str:
+    """What the policy adds to the reason. `of_role`: the most instances of its role on one of its nodes."""
+    if cluster.policy == "align_domain":
+        return f", inside domain {one.nodes[0] // (cluster.domain_nodes or 1)}"
+    if cluster.policy == "separate_roles":
+        return f", among {one.role} instances only"
+    if cluster.policy == "spread":
+        return ", with no other of its role" if of_role == 1 else f", with {of_role - 1} more of its role: there are too few nodes"
+    return ""
+
+
 def region_of(cluster: Cluster, plan: Plan, node: int) -> Region:
     """The kind of node that `node` of the plan is."""
     for group in plan.groups:
@@ -66,11 +84,11 @@ def region_of(cluster: Cluster, plan: Plan, node: int) -> Region:
     return cluster.regions()[0]
 
 
-def left_over(plan: Plan) -> Iterator[str]:
+def left_over(plan: Plan, cluster: Cluster) -> Iterator[str]:
     """The GPUs that no rank has, node by node; nodes with the same GPUs free in one line."""
     free = {bar.node: ranges(g for run in bar.runs if not run.ranks for g in range(run.first, run.first + run.size)) for bar in bars(plan)}
     total = sum(run.size for bar in bars(plan) for run in bar.runs if not run.ranks)
-    yield f"left over: {total} GPUs{' (excluded ones too)' if total else ''}"
+    yield f"left over: {counted(total, 'GPU')}{' (excluded ones among them)' if cluster.excluded_gpus or cluster.excluded_nodes else ''}"
     nodes: dict[str, list[int]] = {}
     for node, gpus in free.items():
         if gpus:
@@ -95,7 +113,8 @@ def other_policies(demands: Sequence[Demand], cluster: Cluster) -> Iterator[str]
         shared = Counter(node for seats in made.seats for node in {seat.node for seat in seats})
         crossing = sum(len({seat.node for seat in seats}) > 1 for seats in made.seats)
         sharing = sum(n > 1 for n in shared.values())
-        yield f" {mark}{policy:<15} {made.node_count} nodes, {sharing} of them shared by instances, {crossing} instances on several nodes"
+        nodes, across = counted(made.node_count, "node"), counted(crossing, "instance")
+        yield f" {mark}{policy:<15} {nodes}, {sharing} of them shared by instances, {across} on several nodes"
 
 
 def _names(instances: Sequence[Instance]) -> str:

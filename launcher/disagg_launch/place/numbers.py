@@ -16,6 +16,11 @@ def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return out
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """`0-3,7` for 0, 1, 2, 3, 7; "" for none."""
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans(numbers))
