@@ -65,7 +65,8 @@ class Worker:
 class Start:
     """How the gateway starts one step: `argv` with the run folder as working directory.
 
-    `stop` is the command that ends the step in order, where a signal to it does not.
+    `stop` is the command that ends the step in order, where a signal to it does not. `lost` is one that prints the hosts on which no
+    step can be started now, a line each.
     """
 
     step: str
@@ -75,6 +76,7 @@ class Start:
     argv: tuple[str, ...]
     stop: tuple[str, ...] = ()
     launcher: str = "local"
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def from_json(text: str) -> Launch:
     return Launch(
         digest=raw["digest"],
         backend=raw["backend"],
-        starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop")}}) for s in raw["starts"]),
+        starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop", "lost")}}) for s in raw["starts"]),
         workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"]), "followers": _words(w["followers"])}) for w in raw["workers"]),
         router=Router(**{**_texts(raw["router"]), "stop": tuple(raw["router"]["stop"])}),
         files={k: _text(v) for k, v in raw["files"].items()},

@@ -40,7 +40,7 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
         router=give.router(spec, router),
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
         readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s),
-        policy=launch.Policy(spec.restart.on_failure, spec.restart.max_restarts, spec.restart.backoff_s, spec.restart.grace_s),
+        policy=launch.Policy(**spec.restart.model_dump()),
     )
     return (
         File("spec.yaml", spec.source.text),

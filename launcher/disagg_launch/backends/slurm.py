@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from disagg_launch.launch import Router, Worker
     from disagg_launch.spec import Spec
 
-STOP, ROUTER = "steps/stop.sh", "steps/router.sh"
+STOP, LOST, ROUTER = "steps/stop.sh", "steps/lost.sh", "steps/router.sh"
 LAUNCHER = "slurm"
 # nobody can name the node that will be given; loopback would shut out the login node
 LISTEN = "0.0.0.0"  # noqa: S104
@@ -64,7 +64,7 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
     """How each step is started, and its script; the scripts of the router and of stopping; and job.sbatch."""
     job = Job(spec, sites.load(spec.slurm.site), plan, workers, header.components(spec, plan), python)
     if not plan.instances:
-        return (), (_job_script(job, ()), _router_script(job), File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE))
+        return (), (_job_script(job, ()), *_common_scripts(job))
     if spec.slurm.mode == "single-mpirun":
         flavor = mpirun.FLAVORS[spec.mpi.flavor]
         starts: tuple[Start, ...] = (replace(_start(plans.step_of_world(plan)), stop=(), launcher=flavor.launcher),)
@@ -73,8 +73,7 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
         steps = plans.steps_per_instance(plan) if spec.slurm.mode == "step-per-instance" else (plans.step_of_world(plan),)
         starts = tuple(_start(step) for step in steps)
         scripts = tuple(_step_script(job, start) for start in starts)
-    stop = File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE)
-    return starts, (_job_script(job, starts), *scripts, _router_script(job), stop)
+    return starts, (_job_script(job, starts), *scripts, *_common_scripts(job))
 
 
 def router(spec: Spec, front: Router) -> Router:
@@ -90,7 +89,7 @@ def gateway(folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _start(step: Step) -> Start:
     argv, stop = ("bash", f"steps/{step.name}.sh"), ("bash", STOP, step.name)
-    return Start(step.name, step.first_rank, step.size, step.instances, argv, stop, LAUNCHER)
+    return Start(step.name, step.first_rank, step.size, step.instances, argv, stop, LAUNCHER, ("bash", LOST))
 
 
 def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
@@ -178,6 +177,11 @@ def _router_script(job: Job) -> File:
         **_surroundings(job),
     )
     return File(ROUTER, text, RUNNABLE)
+
+
+def _common_scripts(job: Job) -> tuple[File, ...]:
+    lost = File(LOST, text_of("slurm/lost.sh.j2", python=job.site.python), RUNNABLE)
+    return _router_script(job), File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE), lost
 
 
 def _surroundings(job: Job) -> dict[str, Any]:
