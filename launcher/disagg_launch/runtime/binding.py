@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import Mapping, Optional, Tuple
 
 from disagg_launch.errors import BadInput
-from disagg_launch.launch import Launch, Ref
-from disagg_launch.plan import Plan, Rank
-from disagg_launch.runtime.tasks import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Mapping, Optional, Union
+
+    from disagg_launch.launch import Launch, Ref
+    from disagg_launch.plan import Plan
+    from disagg_launch.runtime.tasks import Task
 
 ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  (compared with, never bound)
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
 class Binding:
     """By node number: `hosts`, the names nodes call themselves, and `addresses`, what other nodes reach them by."""
 
-    hosts: Tuple[str, ...]
-    addresses: Tuple[str, ...]
+    def __init__(self, hosts: Iterable[str], addresses: Iterable[str]) -> None:
+        self.hosts, self.addresses = tuple(hosts), tuple(addresses)
 
 
-def bound(plan: Plan, hosts: Tuple[str, ...], addresses: Tuple[str, ...] = ()) -> Binding:
+class Reader:
+    """Who reads a late-bound text: a task with its numbers and visible GPUs, or nobody (a file of the whole run)."""
+
+    def __init__(self, task: Optional[Task] = None, numbers: Optional[Mapping[str, int]] = None, gpus: tuple[str, ...] = ()) -> None:
+        self.task, self.numbers, self.gpus = task, numbers or {}, gpus
+
+
+def bound(plan: Plan, hosts: tuple[str, ...], addresses: tuple[str, ...] = ()) -> Binding:
     """The binding of the plan's nodes to `hosts`. BadInput when there are fewer hosts than nodes; further ones are spare."""
     if len(hosts) < plan.node_count:
         raise BadInput(f"the plan needs {plan.node_count} nodes, {len(hosts)} hosts were given ({', '.join(hosts)}): give all of them")
@@ -50,36 +59,38 @@ def load(run: str) -> Optional[Binding]:
             raw = json.load(file)
     except FileNotFoundError:
         return None
-    return Binding(tuple(raw["hosts"]), tuple(raw["addresses"]))
+    return Binding(raw["hosts"], raw["addresses"])
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Who reads a late-bound text: a task with its numbers and visible GPUs, or nobody (a file of the whole run)."""
+class Scope:
+    """Everything that a late-bound text can speak of, but its reader."""
 
-    task: Optional[Task] = None
-    numbers: Optional[Mapping[str, int]] = None
-    gpus: Tuple[str, ...] = ()
+    def __init__(self, run: str, plan: Plan, launch: Launch, binding: Binding) -> None:
+        self.run, self.plan, self.launch, self.binding = run, plan, launch, binding
 
+    def text(self, parts: Iterable[Union[str, Ref]], reader: Reader) -> str:
+        """The parts of a text joined, each Ref replaced by its value. A plain string is its own parts."""
+        return "".join(part if isinstance(part, str) else self.value(part, reader) for part in parts)
 
-def value_of(ref: Ref, plan: Plan, launch: Launch, binding: Binding, run: str, reader: Reader) -> str:
-    """The text that stands for `ref`. BadInput when its reader has no such thing (a rank in a file of the whole run)."""
-    if ref.what == "run":
-        return run
-    if ref.of == "router":
-        host = router_host(launch, binding)
-        return {"host": host, "port": str(launch.router.port), "url": f"{host}:{launch.router.port}", "name": "router"}[ref.what]
-    if ref.of.startswith("@"):
-        return binding.addresses[int(ref.of[1:])]
-    if not ref.of and reader.task is None:
-        raise BadInput(f"the place holder {ref.what!r} stands in a text that belongs to no instance: name the instance it is of")
-    if ref.what == "address" and reader.task is not None:
-        return binding.addresses[reader.task.row.node]
-    instance = plan.instance(ref.of) if ref.of else reader.task.instance  # type: ignore[union-attr]
-    host = binding.addresses[instance.nodes[0]]
-    shared = {"host": host, "port": str(instance.port), "url": f"{host}:{instance.port}", "name": instance.name}
-    shared.update(role=instance.role, size=str(instance.size), node_count=str(len(instance.nodes)))
-    return shared[ref.what] if ref.what in shared else _own(ref, reader)
+    def value(self, ref: Ref, reader: Reader) -> str:
+        """The text that stands for `ref`. BadInput when its reader has no such thing (a rank in a file of the whole run)."""
+        if ref.what == "run":
+            return self.run
+        if ref.of == "router":
+            host, port = router_host(self.launch, self.binding), str(self.launch.router.port)
+            return {"host": host, "port": port, "url": f"{host}:{port}", "name": "router"}[ref.what]
+        if ref.of.startswith("@"):
+            return self.binding.addresses[int(ref.of[1:])]
+        if ref.of:
+            instance = self.plan.instance(ref.of)
+        elif reader.task:
+            instance = reader.task.instance
+        else:
+            raise BadInput(f"the place holder {ref.what!r} stands in a text that belongs to no instance: name the instance it is of")
+        host = self.binding.addresses[instance.nodes[0]]
+        shared = {"host": host, "port": str(instance.port), "url": f"{host}:{instance.port}", "name": instance.name}
+        shared.update(role=instance.role, size=str(instance.size), node_count=str(len(instance.nodes)))
+        return shared[ref.what] if ref.what in shared else _own(ref, reader)
 
 
 def _own(ref: Ref, reader: Reader) -> str:
@@ -87,10 +98,7 @@ def _own(ref: Ref, reader: Reader) -> str:
         raise BadInput(f"the place holder {ref.what!r} is of one task, and no task of {ref.of!r} reads it: leave its instance empty")
     if ref.what == "gpus":
         return ",".join(reader.gpus)
-    if reader.numbers and ref.what in reader.numbers:
-        return str(reader.numbers[ref.what])
-    row: Rank = reader.task.row
-    return str(getattr(row, ref.what))
+    return str(reader.numbers[ref.what] if ref.what in reader.numbers else getattr(reader.task.row, ref.what))
 
 
 def router_host(launch: Launch, binding: Binding) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict, Optional
 
 from disagg_launch.runtime import wire
 
@@ -35,7 +35,7 @@ class Desk:
         self._lost = lost
         self._hear = hear
         self._fence_s = fence_s
-        self._leases: Set[asyncio.StreamWriter] = set()
+        self._leases: Dict[asyncio.StreamWriter, Message] = {}
         self._connections: Dict[asyncio.Future[None], asyncio.StreamWriter] = {}
         self._server: Optional[asyncio.AbstractServer] = None
 
@@ -54,10 +54,11 @@ class Desk:
         if self._connections:
             await asyncio.wait(set(self._connections))
 
-    def tell_leases(self, message: Message) -> None:
-        """Send something to every lease holder."""
-        for writer in self._leases:
-            writer.write(wire.line(message))
+    def tell_leases(self, message: Message, instance: str = "") -> None:
+        """Send something to every lease holder, or to those of one instance."""
+        for writer, lease in self._leases.items():
+            if instance in ("", lease["instance"]):
+                writer.write(wire.line(message))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._talk(reader, writer))
@@ -90,7 +91,7 @@ class Desk:
                 self._hear(message, one)
 
     async def _hold(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._leases.add(writer)
+        self._leases[writer] = message
         beats = asyncio.ensure_future(self._beat(writer))
         try:
             while await asyncio.wait_for(reader.readline(), self._fence_s):
@@ -99,7 +100,7 @@ class Desk:
             self._lost(message)
         finally:
             beats.cancel()
-            self._leases.discard(writer)
+            self._leases.pop(writer, None)
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
         number = 0

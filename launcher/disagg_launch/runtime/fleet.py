@@ -8,14 +8,14 @@ import os
 import signal
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
 
-from disagg_launch import launch as launches
 from disagg_launch.errors import BackendRefused, WorkerDied
 from disagg_launch.launch import Launch, Start
 from disagg_launch.plan import Plan, Rank
 from disagg_launch.runtime import binding as bindings
-from disagg_launch.runtime import processes, record, supervise
-from disagg_launch.runtime.binding import Binding, Reader
+from disagg_launch.runtime import processes, record, spares, supervise
+from disagg_launch.runtime.binding import Binding, Reader, Scope
 from disagg_launch.runtime.launchers import blame_of, label_of
+from disagg_launch.runtime.names import LIFE
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.supervise import Child, Nursery
 from disagg_launch.runtime.tasks import tasks_of
@@ -41,6 +41,8 @@ class Fleet:
         self.children: Dict[str, Child] = {}
         self.stopping = False
         self.spared: Set[int] = set()
+        self.lost: Set[str] = set()
+        """Hosts that have not been heard of; a report from one takes it out."""
         self._gone: Dict[str, List[int]] = {}
         self._blamed: Dict[str, int] = {}
 
@@ -58,18 +60,32 @@ class Fleet:
         self.children[start.step] = child
         child.watcher = asyncio.ensure_future(self._await_step(start, child))
 
+    async def leave_lost_hosts(self, start: Start, environ: Mapping[str, str]) -> List[int]:
+        """Bind those nodes of a step whose hosts are lost to spare ones; their numbers. BackendRefused when there is no spare."""
+        told: List[str] = []
+        if start.lost:
+            child = await self.nursery.start("lost", start.lost, self.run, environ, told.append)
+            await child.settled()
+        lost = self.lost | {line.strip() for line in told}
+        nodes = sorted({row.node for task in self.tasks[start.step] for row in task.rows})
+        fresh = spares.rebound(self.plan, self.binding, nodes, lost)
+        moved = [node for node in nodes if fresh.hosts[node] != self.binding.hosts[node]]
+        self.binding = fresh
+        for one in self.plan.instances:
+            self.records[one.name].host = fresh.addresses[one.nodes[0]]
+        return moved
+
     async def start_router(self, environ: Mapping[str, str]) -> None:
         """The front door begins. BackendRefused if its program cannot be run."""
 
-        def bound(text: launches.Text) -> str:
-            return launches.bind(text, lambda ref: bindings.value_of(ref, self.plan, self.launch, self.binding, self.run, Reader()))
+        scope = Scope(self.run, self.plan, self.launch, self.binding)
 
         def hear(text: str) -> None:
             self.router.hear(0, text)
 
         self.router.begin(self.run, self.plan.digest)
-        own = {name: bound(text) for name, text in self.launch.router.environ.items()}
-        argv = [bound(word) for word in self.launch.router.argv]
+        own = {name: scope.text(text, Reader()) for name, text in self.launch.router.environ.items()}
+        argv = [scope.text(word, Reader()) for word in self.launch.router.argv]
         child = await self.nursery.start(ROUTER, argv, self.run, {**environ, **own}, hear)
         self.children[ROUTER] = child
         child.watcher = asyncio.ensure_future(self._await_router(child))
@@ -179,10 +195,10 @@ class Fleet:
         child = self.children.pop(start.step, None)
         if child is None:
             return
-        life = environ[processes.LIFE]
+        life = environ[LIFE]
 
         def left() -> Set[int]:
-            marks = [processes.marked([(processes.LIFE, life), ("DISAGG_INSTANCE", name)]) for name in start.instances]
+            marks = [processes.marked([(LIFE, life), ("DISAGG_INSTANCE", name)]) for name in start.instances]
             return set().union(*marks) | ({child.pid} if child.alive else set())
 
         async def politely() -> None:

@@ -8,15 +8,17 @@ import os
 import socket
 import subprocess
 import sys
-from typing import IO, Any, Dict
+from typing import IO, Any, Dict, Tuple
 
 from disagg_launch import launch as launches
+from disagg_launch import plan as plans
 from disagg_launch.errors import BackendRefused, BadInput
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import processes, wire
-from disagg_launch.runtime.binding import Binding, Reader
+from disagg_launch.runtime.binding import Binding, Reader, Scope
+from disagg_launch.runtime.names import LIFE
 
 
 def claim(run: str) -> IO[str]:
@@ -32,6 +34,17 @@ def claim(run: str) -> IO[str]:
     except OSError:
         raise BackendRefused(f"{run} is up already: stop it with `disagg-launch down {run}`") from None
     return lock
+
+
+def read(run: str) -> Tuple[Plan, Launch]:
+    """plan.json and launch.json. BadInput if they cannot be used."""
+    try:
+        with open(os.path.join(run, "plan.json"), encoding="utf-8") as file:
+            plan = plans.from_json(file.read())
+        with open(os.path.join(run, "launch.json"), encoding="utf-8") as file:
+            return plan, launches.from_json(file.read())
+    except (OSError, ValueError, KeyError, TypeError) as wrong:
+        raise BadInput(f"{run} holds no usable plan ({wrong}): render the run again") from None
 
 
 def write_private(path: str, text: str, mode: int = 0o600) -> None:
@@ -56,10 +69,11 @@ def write_bound(run: str, plan: Plan, launch: Launch, binding: Binding) -> None:
     """binding.json and every late-bound file, now that hosts are known."""
     with open(os.path.join(run, "binding.json"), "w", encoding="utf-8") as file:
         file.write(bindings.to_json(binding))
+    scope = Scope(run, plan, launch, binding)
     for path, text in launch.files.items():
         whole = os.path.join(run, path)
         os.makedirs(os.path.dirname(whole), exist_ok=True)
-        bound = launches.bind(text, lambda ref: bindings.value_of(ref, plan, launch, binding, run, Reader()))
+        bound = scope.text(text, Reader())
         # engines' and routers' files may hold keys; whoever reads them runs as the same user
         write_private(whole, bound, 0o700 if path.endswith(".sh") else 0o600)
 
@@ -67,7 +81,7 @@ def write_bound(run: str, plan: Plan, launch: Launch, binding: Binding) -> None:
 def post_warden(life: str, grace_s: float) -> subprocess.Popen[bytes]:
     """A process that waits for the end of the gateway, however it comes, and then ends whatever carries the mark of its life."""
     argv = [*processes.own_command(), "warden", f"--life={life}", f"--grace-s={grace_s}"]
-    environ = {k: v for k, v in os.environ.items() if k != processes.LIFE}
+    environ = {k: v for k, v in os.environ.items() if k != LIFE}
     quiet = subprocess.DEVNULL
     # the pipe to its standard input closes when the gateway ends; its own session keeps Ctrl-C away
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True, env=environ)
@@ -77,7 +91,7 @@ def warden(life: str, grace_s: float) -> None:
     """What that process does."""
     while sys.stdin.buffer.read(1):
         pass
-    processes.end(lambda: processes.marked([(processes.LIFE, life)]), grace_s)
+    processes.end(lambda: processes.marked([(LIFE, life)]), grace_s)
 
 
 def call(run: str, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:

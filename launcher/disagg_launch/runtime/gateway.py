@@ -26,6 +26,7 @@ from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
 from disagg_launch.runtime.fleet import ROUTER, Fleet
+from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.reports import Reports
@@ -54,6 +55,7 @@ class Gateway:
         self.signals: List[int] = []
         self.asked_to_stop = False
         self.restarting: Set[str] = set()
+        self.hopeless: Optional[Verdict] = None
         self.address = ""
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -90,7 +92,7 @@ class Gateway:
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
         folder.write_state(self.run, self.token, self.address)
-        folder.write_bound(self.run, self.plan, self.launch, self.binding)
+        folder.write_bound(self.run, self.plan, self.launch, self.fleet.binding)
         self.warden = folder.post_warden(self.life, self.launch.policy.grace_s)
         self.fleet.spared.add(self.warden.pid)
         steps = len(self.launch.starts)
@@ -154,6 +156,8 @@ class Gateway:
 
     def _policy(self) -> Optional[Verdict]:
         """What a death after ready leads to: a restart of that step alone, or the end."""
+        if self.hopeless is not None:
+            return self.hopeless
         policy = self.launch.policy
         for one in (*self.fleet.records.values(), self.fleet.router):
             if not one.ended or one.name in self.restarting:
@@ -173,7 +177,9 @@ class Gateway:
         pause_s = self.launch.policy.backoff_s * 2 ** (one.starts - 1)
         self.board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {self.launch.policy.max_restarts} in {pause_s:g} s")
         if one is not self.fleet.router:
-            await self._tell_router(one, "drain")
+            await self._tell_router(one, "gone")
+            # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
+            self.desk.tell_leases({"stop": True}, one.name)
             await self.fleet.end_step(self.fleet.step_of[one.name], self._environ(), self.hasten)
         await asyncio.sleep(pause_s)
         if self.fleet.stopping:
@@ -182,10 +188,27 @@ class Gateway:
             if one is self.fleet.router:
                 await self.fleet.start_router(self._environ())
             else:
+                await self._move(one)
                 await self.fleet.start_step(self.fleet.step_of[one.name], self._environ())
+        except BackendRefused as refused:
+            self.hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
+            self.wake.set()
+            return
         finally:
             self.restarting.discard(one.name)
         await self._until_healthy(one)
+
+    async def _move(self, one: Record) -> None:
+        """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
+        old = Record(one.name, one.host, one.port, one.log_path)
+        before = self.fleet.binding
+        moved = await self.fleet.leave_lost_hosts(self.fleet.step_of[one.name], self._environ())
+        for node in moved:
+            self.board.note(f"node {node} of the plan is {self.fleet.binding.hosts[node]} from now on: {before.hosts[node]} is lost")
+        if moved:
+            folder.write_bound(self.run, self.plan, self.launch, self.fleet.binding)
+        if one.host != old.host:
+            await self._tell_router(old, "remove")
 
     async def _until_healthy(self, one: Record) -> None:
         life, deadline = one.starts, self.loop.time() + self.launch.readiness.limit_s
@@ -201,7 +224,8 @@ class Gateway:
 
     async def _tell_router(self, one: Record, what: str) -> None:
         router = self.fleet.router
-        message = {"worker": f"{one.host}:{one.port}"}
+        # with its role the router takes an instance in that it does not know: one that comes back on another host
+        message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
         seen = await probe.post(router.host, router.port, f"/admin/{what}", message, self.token, self.launch.readiness.probe_s)
         if not seen.healthy:
             self.board.note(f"the router was not told to {what} {one.name}: {seen.detail}")
@@ -301,7 +325,7 @@ class Gateway:
 
     def _environ(self) -> Dict[str, str]:
         """What every child gets on top of the gateway's own environment."""
-        return {**os.environ, bootstrap.GATEWAY: self.address, "DISAGG_RUN": self.run, processes.LIFE: self.life}
+        return {**os.environ, GATEWAY: self.address, "DISAGG_RUN": self.run, LIFE: self.life}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -320,7 +344,7 @@ def main(run: str, hosts: Sequence[str], addresses: Sequence[str], listen: str, 
     lock = folder.claim(run)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pipe, a log and a probe for each of a thousand instances
-    plan, launch = bootstrap.read(run)
+    plan, launch = folder.read(run)
     binding = bindings.bound(plan, tuple(hosts), tuple(addresses)) if hosts else bindings.on_this_machine(plan)
     board = Board(run, quiet)
     try:

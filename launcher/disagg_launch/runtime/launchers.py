@@ -6,44 +6,60 @@ Guessing is wrong as soon as launchers nest: under `mpirun` inside a Slurm job e
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Mapping, Optional, Pattern, Tuple
 
 from disagg_launch.errors import RankRefused
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Pattern
 
-@dataclass(frozen=True)
+NEVER = r"(?!)"
+
+
 class Launcher:
     """One launcher's variables and habits.
 
     `rank`, `size`: names of its variables. `alone`: without them there is one task, number 0 (a plain process).
-    `per_step`: CUDA_VISIBLE_DEVICES is what this step was given, not what the node has.
+    `gpu_count`: the variable with the number of GPUs that this step has on the node, for a launcher that hands them to steps:
+    CUDA_VISIBLE_DEVICES is then what the step, or the task, was given, and not what the node has.
     `adopts`: the task's parent dies with the launcher, so a task may tie its life to its parent's.
     `label`: matches the mark that the launcher puts before each line of output; group 1 is the task number.
     `mixes`: it passes output on in pieces, so that lines of several ranks run into each other; each rank then sends its output to
     the gateway itself.
-    `blames`: matches a line, of the launcher or of an MPI library, that tells which task failed first; group 1 is its number.
+    `blames`: matches a line, of the launcher or of an MPI library, that tells which task failed first; a group is its number.
     """
 
-    rank: str
-    size: str
-    alone: bool = False
-    per_step: bool = False
-    adopts: bool = True
-    label: str = ""
-    mixes: bool = False
-    blames: str = ""
+    def __init__(
+        self,
+        rank: str,
+        size: str,
+        *,
+        alone: bool = False,
+        gpu_count: str = "",
+        adopts: bool = False,
+        label: str = NEVER,
+        mixes: bool = False,
+        blames: str = NEVER,
+    ) -> None:
+        self.rank, self.size, self.alone, self.gpu_count, self.adopts = rank, size, alone, gpu_count, adopts
+        self.label, self.mixes, self.blames = label, mixes, blames
 
 
-NEVER = r"(?!)"
 LAUNCHERS: Mapping[str, Launcher] = {
+    # its child is tied to the gateway by the gateway, and the tasks of `spread` are tied by spread
     "local": Launcher("DISAGG_TASK", "DISAGG_TASKS", alone=True, mixes=True),
     "hydra": Launcher(
-        "PMI_RANK", "PMI_SIZE", label=r"^\[(\d+)\] ", mixes=True, blames=r"application called MPI_Abort\(.*\) - process (\d+)"
+        "PMI_RANK",
+        "PMI_SIZE",
+        adopts=True,
+        label=r"^\[(\d+)\] ",
+        mixes=True,
+        blames=r"application called MPI_Abort\(.*\) - process (\d+)",
     ),
     "openmpi": Launcher(
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
+        adopts=True,
         label=r"^\[[^\]]*?(\d+)\]<std(?:out|err)>: ?",
         mixes=True,
         blames=r"MPI_ABORT was invoked on rank (\d+) in communicator MPI_COMM_WORLD|noticed that process rank (\d+) with PID",
@@ -51,15 +67,14 @@ LAUNCHERS: Mapping[str, Launcher] = {
     "slurm": Launcher(
         "SLURM_PROCID",
         "SLURM_NTASKS",
-        per_step=True,
-        adopts=False,
+        gpu_count="SLURM_GPUS_ON_NODE",
         label=r"^ *(\d+): ",
         blames=r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (?:Exited|Killed|Terminated|Segmentation|Aborted|Bus error|Out Of Memory)",
     ),
 }
 
 
-def place_of(name: str, environ: Mapping[str, str]) -> Tuple[int, int]:
+def place_of(name: str, environ: Mapping[str, str]) -> tuple[int, int]:
     """(task number, task count) as launcher `name` says it in `environ`.
 
     RankRefused NO_RANK when its variables are not there or are not numbers.
@@ -79,10 +94,10 @@ def place_of(name: str, environ: Mapping[str, str]) -> Tuple[int, int]:
 
 def label_of(name: str) -> Pattern[str]:
     """The pattern of the mark before each line; it never matches when the launcher puts none."""
-    return re.compile(LAUNCHERS[name].label or NEVER)
+    return re.compile(LAUNCHERS[name].label)
 
 
 def blame_of(name: str, text: str) -> Optional[int]:
     """The task that a line of output says failed first; None for every other line."""
-    found = re.search(LAUNCHERS[name].blames or NEVER, text)
+    found = re.search(LAUNCHERS[name].blames, text)
     return int(next(group for group in found.groups() if group)) if found else None

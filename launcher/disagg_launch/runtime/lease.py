@@ -15,6 +15,7 @@ import time
 from typing import Any, Callable, Dict, Mapping, Optional, Set
 
 from disagg_launch.runtime import processes, wire
+from disagg_launch.runtime.names import GATEWAY, LIFE, RUN
 
 FENCE_S = 30.0
 GONE_S = 2.0
@@ -98,10 +99,10 @@ def hold(
     `on_stop()` is called when the gateway asks everybody to end. None, and no thread, when the worker was started by hand without a
     gateway. The fence set in launch.json, which the gateway tells, goes before `fence_s`.
     """
-    address = environ.get("DISAGG_GATEWAY")
+    address = environ.get(GATEWAY)
     if not address:
         return None
-    lease = Lease(address, environ["DISAGG_RUN"], _message(environ, os.getpid()), fence_s, on_stop)
+    lease = Lease(address, environ[RUN], _message(environ, os.getpid()), fence_s, on_stop)
     threading.Thread(target=lease.keep_then, args=(on_lost,), name="lease", daemon=True).start()
     return lease
 
@@ -129,7 +130,7 @@ def fork_companion(environ: Mapping[str, str], fence_s: float, grace_s: float) -
 
 
 def _guard(worker: int, environ: Mapping[str, str], fence_s: float, grace_s: float) -> None:
-    marks = [(processes.LIFE, environ[processes.LIFE]), ("DISAGG_INSTANCE", environ["DISAGG_INSTANCE"])]
+    marks = [(LIFE, environ[LIFE]), ("DISAGG_INSTANCE", environ["DISAGG_INSTANCE"])]
 
     def family() -> Set[int]:
         return processes.marked(marks)
@@ -137,7 +138,7 @@ def _guard(worker: int, environ: Mapping[str, str], fence_s: float, grace_s: flo
     def ask_to_end() -> None:
         processes.send(family(), signal.SIGTERM)
 
-    lease = Lease(environ["DISAGG_GATEWAY"], environ["DISAGG_RUN"], _message(environ, worker), fence_s, ask_to_end)
+    lease = Lease(environ[GATEWAY], environ[RUN], _message(environ, worker), fence_s, ask_to_end)
     threading.Thread(target=lease.keep_then, args=(lambda _: processes.end(family, grace_s),), daemon=True).start()
     _wait_for(worker)
     processes.end(family, grace_s)

@@ -13,9 +13,6 @@ from disagg_launch.errors import RankRefused
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-# Every process that a gateway starts, on whatever node, carries this; children inherit it. It is a new random text for each
-# gateway, so that a variable which a user exported in a shell can never mark that shell.
-LIFE = "DISAGG_LIFE"
 POLL_S = 0.05
 
 

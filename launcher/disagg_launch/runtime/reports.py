@@ -8,7 +8,6 @@ from typing import Callable, Dict
 from disagg_launch.errors import RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.fleet import Fleet
 from disagg_launch.runtime.launchers import LAUNCHERS
@@ -25,7 +24,6 @@ class Reports:
         self.fleet, self.life, self.state, self.stop, self.changed = fleet, life, state, stop, changed
         self.plan: Plan = fleet.plan
         self.launch: Launch = fleet.launch
-        self.binding: Binding = fleet.binding
         self.own_name = socket.gethostname()
         self.kinds: Dict[str, Callable[[Message, str], Message]] = {
             "role": self._role,
@@ -44,6 +42,7 @@ class Reports:
         """A lease was silent too long: its instance counts as ended, and its processes have fenced themselves by now."""
         one, now_s = self.fleet.records[lease["instance"]], self.fleet.now_s()
         if one.reports.get(lease["rank"], {}).get("pid") == lease["pid"] and not self.fleet.stopping:
+            self.fleet.lost.add(lease["host"])
             one.end(f"node {lease['host']} has not been heard of for {self.launch.policy.fence_s:g} s", now_s)
             self.changed()
 
@@ -58,8 +57,9 @@ class Reports:
         one = self.fleet.records[message["instance"]]
         node = self.plan.ranks[message["ranks"][0]].node
         if not self._is_host(node, message["host"], peer):
-            why = f"it runs on {message['host']}, node {node} of the plan is {self.binding.hosts[node]}: start the step on its own nodes"
+            why = f"it runs on {message['host']}, node {node} is {self.fleet.binding.hosts[node]}: start the step on its nodes"
             return {"refused": why, "code": RankRefused.NO_RANK}
+        self.fleet.lost.discard(message["host"])
         for rank in message["ranks"]:
             one.reports[rank] = {key: message[key] for key in ("host", "pid", "gpus")}
         if message["host"] == self.own_name:
@@ -94,7 +94,7 @@ class Reports:
 
     def _is_host(self, node: int, host: str, peer: str) -> bool:
         """Whether a report from `host`, which connected from `peer`, can come from the machine that the node is bound to."""
-        wanted = {self.binding.hosts[node], self.binding.addresses[node]}
+        wanted = {self.fleet.binding.hosts[node], self.fleet.binding.addresses[node]}
         if wanted & set(HERE) or any(name.startswith(LOCAL_PEERS) for name in wanted):
             return host == self.own_name
         return peer in wanted or _short(host) in {_short(name) for name in wanted}

@@ -8,7 +8,7 @@ import sys
 from typing import Dict, Mapping
 
 from disagg_launch.errors import DisaggError
-from disagg_launch.runtime import bootstrap, processes
+from disagg_launch.runtime import bootstrap, manifest, processes
 from disagg_launch.runtime.launchers import LAUNCHERS
 from disagg_launch.runtime.tasks import tasks_of
 
@@ -17,7 +17,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def main(run: str, step: str, digest: str, environ: Mapping[str, str]) -> int:
     """Fork one child per task, each of which becomes its worker; the first failure ends the others. Its exit status, else 0."""
-    plan, launch = bootstrap.read(run)
+    plan, launch = manifest.read(run)
     start = next(s for s in launch.starts if s.step == step)
     count = len(tasks_of(plan, start, launch.workers))
     processes.die_with_parent()
@@ -36,6 +36,7 @@ def _become(run: str, step: str, digest: str, environ: Mapping[str, str]) -> Non
     for number in FORWARDED:
         signal.signal(number, signal.SIG_DFL)
     try:
+        processes.die_with_parent()
         bootstrap.main(run, "local", step, digest, environ)
     except DisaggError as refusal:
         print(f"disagg-launch: {refusal}", file=sys.stderr, flush=True)

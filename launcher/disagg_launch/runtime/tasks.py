@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterable, Mapping, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Mapping
 
-from disagg_launch import launch as launches
-from disagg_launch.launch import Start, Worker
-from disagg_launch.plan import Instance, Plan, Rank
+    from disagg_launch.launch import Start, Worker
+    from disagg_launch.plan import Instance, Plan, Rank
 
 
-@dataclass(frozen=True)
 class Task:
-    """One process of a step: the plan's rows it stands for (the first is its own), all on one node unless it is the only task."""
+    """One process of a step: the plan's rows it stands for, all on one node unless it is its instance's only task."""
 
-    instance: Instance
-    rows: Tuple[Rank, ...]
+    def __init__(self, instance: Instance, rows: tuple[Rank, ...]) -> None:
+        self.instance, self.rows = instance, rows
 
     @property
     def row(self) -> Rank:
-        """The row that gives the task its numbers."""
+        """The row that gives the task its numbers: its first."""
         return self.rows[0]
 
 
-def tasks_of(plan: Plan, start: Start, workers: Iterable[Worker]) -> Tuple[Task, ...]:
+def tasks_of(plan: Plan, start: Start, workers: Iterable[Worker]) -> tuple[Task, ...]:
     """The tasks of one step, in order of task number: instances in the step's order, their tasks in rank order."""
     kind = {w.instance: w.tasks for w in workers}
     return tuple(task for name in start.instances for task in _instance_tasks(plan, plan.instance(name), kind[name]))
 
 
-def _instance_tasks(plan: Plan, instance: Instance, kind: str) -> Tuple[Task, ...]:
+def _instance_tasks(plan: Plan, instance: Instance, kind: str) -> tuple[Task, ...]:
     rows = plan.ranks_of(instance.name)
-    if kind == launches.INSTANCE:
+    if kind == "instance":
         return (Task(instance, rows),)
-    if kind == launches.NODE:
+    if kind == "node":
         return tuple(Task(instance, tuple(r for r in rows if r.node == node)) for node in instance.nodes)
     return tuple(Task(instance, (r,)) for r in rows)
 
 
-def neighbours(plan: Plan, task: Task) -> Tuple[Rank, ...]:
+def neighbours(plan: Plan, task: Task) -> tuple[Rank, ...]:
     """All rows of the task's instance on the task's node, in rank order."""
     return tuple(r for r in plan.ranks_of(task.instance.name) if r.node == task.row.node)
 

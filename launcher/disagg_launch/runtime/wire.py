@@ -11,7 +11,10 @@ import hmac
 import json
 import os
 import socket
-from typing import Any, BinaryIO, Dict, List, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 LINE_LIMIT = 65536
 
@@ -27,17 +30,17 @@ def read_token(run: str) -> bytes:
         return file.read().strip()
 
 
-def signed(token: bytes, nonce: str, message: Dict[str, Any]) -> bytes:
+def signed(token: bytes, nonce: str, message: dict[str, Any]) -> bytes:
     """The line to send: the message and its proof."""
     return line({**message, "mac": _mac(token, nonce, message)})
 
 
-def line(message: Dict[str, Any]) -> bytes:
+def line(message: dict[str, Any]) -> bytes:
     """One message as it travels."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def opened(token: bytes, nonce: str, text: bytes) -> Dict[str, Any]:
+def opened(token: bytes, nonce: str, text: bytes) -> dict[str, Any]:
     """The message in a signed line. ValueError if it is no JSON object or its proof is wrong."""
     message = json.loads(text)
     if not isinstance(message, dict):
@@ -48,13 +51,13 @@ def opened(token: bytes, nonce: str, text: bytes) -> Dict[str, Any]:
     return message
 
 
-def address_of(text: str) -> Tuple[str, int]:
+def address_of(text: str) -> tuple[str, int]:
     """("host", port) of "host:port"."""
     host, _, port = text.rpartition(":")
     return host, int(port)
 
 
-def connect(address: str, token: bytes, message: Dict[str, Any], timeout_s: float) -> Tuple[socket.socket, BinaryIO, Dict[str, Any]]:
+def connect(address: str, token: bytes, message: dict[str, Any], timeout_s: float) -> tuple[socket.socket, BinaryIO, dict[str, Any]]:
     """An open connection on which `message` was sent, its reader, and the gateway's answer. OSError or ValueError when that fails."""
     connection = socket.create_connection(address_of(address), timeout=timeout_s)
     try:
@@ -68,7 +71,7 @@ def connect(address: str, token: bytes, message: Dict[str, Any], timeout_s: floa
     return connection, reader, answer
 
 
-def lines(rest: bytes, block: bytes) -> Tuple[List[str], bytes]:
+def lines(rest: bytes, block: bytes) -> tuple[list[str], bytes]:
     """The whole lines in rest + block, and what begins the next; an empty block ends the last line, LINE_LIMIT cuts an endless one."""
     *whole, rest = (rest + block).split(b"\n")
     if rest and (not block or len(rest) > LINE_LIMIT):
@@ -77,7 +80,7 @@ def lines(rest: bytes, block: bytes) -> Tuple[List[str], bytes]:
     return [one.decode(errors="replace") for one in whole], rest
 
 
-def ask(address: str, token: bytes, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:
+def ask(address: str, token: bytes, message: dict[str, Any], timeout_s: float = 10.0) -> dict[str, Any]:
     """The gateway's answer to one message."""
     connection, reader, answer = connect(address, token, message, timeout_s)
     reader.close()
@@ -85,6 +88,6 @@ def ask(address: str, token: bytes, message: Dict[str, Any], timeout_s: float = 
     return answer
 
 
-def _mac(token: bytes, nonce: str, message: Dict[str, Any]) -> str:
+def _mac(token: bytes, nonce: str, message: dict[str, Any]) -> str:
     body = json.dumps(message, sort_keys=True, separators=(",", ":"))
     return hmac.new(token, f"{nonce}\n{body}".encode(), hashlib.sha256).hexdigest()

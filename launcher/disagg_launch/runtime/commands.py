@@ -1,0 +1,128 @@
+"""The commands of runtime.pyz and what each calls. Each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Callable, List, Mapping, Sequence
+
+from disagg_launch.runtime import register, world
+from disagg_launch.runtime.__main__ import here
+from disagg_launch.runtime.launchers import LAUNCHERS
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; the exit status. Usage errors leave with 2, by argparse."""
+    options = parser().parse_args(words)
+    return COMMANDS[options.command](options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="runtime.pyz", description="The runtime half of disagg-launch.")
+    commands = top.add_subparsers(dest="command", required=True)
+    rank = commands.add_parser("rank", help="take the role of one task and become its worker")
+    rank.add_argument("--launcher", required=True, choices=sorted(LAUNCHERS), help="who started this task")
+    spread = commands.add_parser("spread", help="start all tasks of a step side by side on this machine")
+    for one in (rank, spread):
+        one.add_argument("--step", required=True, help="the step of the plan")
+        one.add_argument("--digest", required=True, help="the plan the step was rendered for")
+    gateway = commands.add_parser("gateway", help="start, wait, open the router, watch, stop")
+    gateway.add_argument("run", nargs="?", default=here(), help="the run folder [default: where this file lies]")
+    gateway.add_argument("--hosts", default="", help="host names by node number, comma separated [default: this machine for all]")
+    gateway.add_argument("--addresses", default="", help="what other nodes reach those hosts by, where that is another name")
+    gateway.add_argument("--listen", default="127.0.0.1", help="this machine's address for the ranks' reports")
+    gateway.add_argument("--quiet", action="store_true", help="say nothing but the ready line")
+    hosts = commands.add_parser("hosts", help="print the Slurm job's hosts, or those of a step's tasks, comma separated")
+    what = hosts.add_mutually_exclusive_group()
+    what.add_argument("--step", default="", help="of this step's tasks, in task order")
+    what.add_argument("--addresses", action="store_true", help='print their addresses instead, from lines "host address" on standard input')
+    address = commands.add_parser("address", help="print this host's address on an interface or subnet")
+    address.add_argument("network", nargs="?", default="", help="such as hsn0 or 10.1.0.0/16 [default: the one used toward --toward]")
+    address.add_argument("--toward", default="", help="another host")
+    address.add_argument("--named", action="store_true", help="with the Slurm node's name before it")
+    down = commands.add_parser("down", help="ask the gateway to stop everything in order")
+    down.add_argument("run", nargs="?", default=here(), help="the run folder [default: where this file lies]")
+    inside = commands.add_parser("world", help="call a function with its instance's communicator (under `python -m mpi4py`)")
+    world.add_arguments(inside)
+    warden = commands.add_parser("warden", help="end what is marked when standard input closes")
+    warden.add_argument("--life", required=True, help="the mark")
+    warden.add_argument("--grace-s", type=float, required=True, help="between TERM and KILL")
+    joining = commands.add_parser("register", help="keep a worker registered in a disagg cluster, and become it")
+    register.add_arguments(joining)
+    return top
+
+
+def _rank(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import bootstrap
+
+    bootstrap.main(here(), options.launcher, options.step, options.digest, os.environ)
+    return 0
+
+
+def _spread(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import spread
+
+    return spread.main(here(), options.step, options.digest, os.environ)
+
+
+def _gateway(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import gateway
+
+    return gateway.main(options.run, _names(options.hosts), _names(options.addresses), options.listen, options.quiet)
+
+
+def _hosts(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import allocation, bootstrap
+
+    found = bootstrap.hosts_of_step(here(), options.step, os.environ) if options.step else allocation.hosts(os.environ)
+    print(",".join(allocation.addresses(found, sys.stdin) if options.addresses else found))
+    return 0
+
+
+def _address(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import allocation
+
+    name = os.environ.get("SLURMD_NODENAME", "") + " " if options.named else ""
+    print(name + allocation.address(options.network, options.toward))
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import folder
+
+    folder.call(os.path.abspath(options.run), {"kind": "stop"})
+    return 0
+
+
+def _warden(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import folder
+
+    folder.warden(options.life, options.grace_s)
+    return 0
+
+
+def _world(options: argparse.Namespace) -> int:
+    sys.exit(world.run(options))
+
+
+def _register(options: argparse.Namespace) -> int:
+    return register.main(options, os.environ)
+
+
+def _names(text: str) -> List[str]:
+    return [name for name in text.split(",") if name]
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "rank": _rank,
+    "spread": _spread,
+    "gateway": _gateway,
+    "hosts": _hosts,
+    "address": _address,
+    "down": _down,
+    "world": _world,
+    "warden": _warden,
+    "register": _register,
+}

@@ -1,0 +1,75 @@
+"""The judge, fed with histories: what it must say after each event."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from disagg_launch.runtime.readiness import FAILED, HEALTHY, READY, STAGES, STARTED, WAIT, Observation, describe, judge, stage_of
+
+UP = Observation("ctx0", HEALTHY)
+LOADING = Observation("gen0", STARTED, detail="last line: loading 3 of 9")
+
+
+def test_waits_for_the_last_instance_by_name():
+    assert judge([UP, LOADING], 1, 10).state == WAIT
+    assert judge([UP, Observation("gen0", HEALTHY)], 1, 10).state == READY
+
+
+def test_health_without_all_ranks_is_not_ready():
+    assert judge([UP, Observation("gen0", HEALTHY, missing=(5,))], 1, 10).state == WAIT
+
+
+def test_the_first_to_end_is_blamed_not_the_first_in_the_list():
+    followers = Observation("ctx0", STARTED, ended="step world ended", ended_s=9.0)
+    first = Observation("gen0", STARTED, ended="rank 1 on node2: signal SIGKILL", ended_s=8.0)
+    verdict = judge([followers, first], 1, 10)
+    assert (verdict.state, verdict.instance, verdict.exit_code) == (FAILED, "gen0", 6)
+    assert verdict.reason == "gen0 ended: rank 1 on node2: signal SIGKILL"
+
+
+def test_a_death_goes_before_a_time_out_and_before_readiness():
+    dead = Observation("gen0", HEALTHY, ended="exit code 0", ended_s=1.0)
+    assert judge([UP, dead], 99, 10).exit_code == 6
+    assert judge([dead], 1, 10).state == FAILED
+
+
+def test_time_out_tells_everyone_who_is_late_and_only_them():
+    verdict = judge([UP, LOADING, Observation("gen1", STARTED, missing=(4, 5, 6, 9))], 10, 10)
+    assert (verdict.state, verdict.exit_code) == (FAILED, 5)
+    assert "ctx0" not in verdict.reason
+    assert "gen0: started: last line: loading 3 of 9" in verdict.reason
+    assert "gen1: started, ranks 4-6,9 have not reported" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("started", "reported", "listening", "healthy", "stage"),
+    [
+        (False, False, False, False, "scheduled"),
+        (True, False, False, False, "started"),
+        (True, False, True, True, "started"),  # a stranger answers on the port
+        (True, True, False, False, "role taken"),
+        (True, True, True, False, "listening"),
+        (True, True, True, True, "healthy"),
+    ],
+)
+def test_stages(started, reported, listening, healthy, stage):
+    assert stage_of(started, reported, listening, healthy) == stage
+
+
+observations = st.builds(
+    Observation,
+    instance=st.sampled_from(["ctx0", "ctx1", "gen0"]),
+    stage=st.sampled_from(STAGES),
+    missing=st.lists(st.integers(0, 30), max_size=4, unique=True).map(tuple),
+    ended=st.sampled_from(["", "exit code 1"]),
+    ended_s=st.floats(0, 100),
+)
+
+
+@given(st.lists(observations, min_size=1, max_size=6), st.floats(0, 20))
+def test_ready_means_everyone_is_healthy_complete_and_alive(seen, waited_s):
+    verdict = judge(seen, waited_s, 10)
+    everyone = all(one.stage == HEALTHY and not one.missing and not one.ended for one in seen)
+    assert (verdict.state == READY) == everyone
+    assert (verdict.state == WAIT) == (not everyone and waited_s < 10 and not any(one.ended for one in seen))
+    assert all(describe(one) for one in seen)
