@@ -23,12 +23,12 @@ KEYS = {
 class Front:
     """One instance: the embedded engine on a port of its own, and what the router sees of it."""
 
-    def __init__(self, model: str, role: str) -> None:
-        self.model, self.role = model, role
+    def __init__(self, model: str, role: str, host: str) -> None:
+        self.model, self.role, self.host = model, role, host
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((host, 0))
             self.port = free.getsockname()[1]
-        self.engine = f"http://127.0.0.1:{self.port}"
+        self.engine = f"http://{host}:{self.port}"
         self.client = httpx.AsyncClient(timeout=120, trust_env=False)
 
     async def opened(self) -> None:
@@ -101,11 +101,11 @@ class Front:
         except httpx.HTTPError:
             return 503
 
-    def run(self, host: str, port: int) -> int:
+    def run(self, port: int) -> int:
         """Serves until told to stop or until the engine ends; the exit status."""
-        child: subprocess.Popen[bytes] = serving.start(serving.command("127.0.0.1", self.port, self.role))
+        child: subprocess.Popen[bytes] = serving.start(serving.command(self.host, self.port, self.role))
         try:
-            uvicorn.run(self, host=host, port=port, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+            uvicorn.run(self, host=self.host, port=port, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
         finally:
             child.terminate()
         return child.wait()

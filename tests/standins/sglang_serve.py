@@ -18,8 +18,8 @@ class Sglang(dialect.Front):
     """Both instances get the same request at the same time; they find each other by bootstrap host, port and room."""
 
     def __init__(self, model: str, role: str, host: str, bootstrap_port: int) -> None:
-        super().__init__(model, role)
-        self.side, self.host, self.bootstrap_port = side_channel.SideChannel(), host, bootstrap_port
+        super().__init__(model, role, host)
+        self.side, self.bootstrap_port = side_channel.SideChannel(), bootstrap_port
 
     async def opened(self) -> None:
         """A prefill instance's bootstrap server listens from the start."""
@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
         side_channel.meet(host, int(port), args.node_rank or 0, args.nnodes)
     role = "context" if args.disaggregation_mode == "prefill" else "generation"
     front = Sglang(args.served_model_name or args.model_path, role, args.host or "127.0.0.1", args.disaggregation_bootstrap_port or 8998)
-    return front.run(args.host or "127.0.0.1", args.port or 30000)
+    return front.run(args.port or 30000)
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ def main() -> int:
         return 1
     rank = int(first("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMI_ID") or 0)
     size = int(first("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE") or 1)
-    serving.visible_gpus()
     os.environ.setdefault("TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR", "tcp://127.0.0.1:10012")
     os.environ.update(tllm_mpi_size=str(size), TLLM_SPAWN_PROXY_PROCESS="1")
     comm = world(size) if size > 1 else None
     if rank > 0:
+        # rank 0's are counted by the command it runs, which may be the front door and need none
+        serving.visible_gpus()
         print(f"run mgmn worker node with mpi_rank: {rank}", flush=True)
         return wait_for_end(comm, None)
     os.environ["TLLM_SPAWN_PROXY_PROCESS_IPC_HMAC_KEY"] = secrets.token_hex(32)

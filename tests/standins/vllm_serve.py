@@ -28,13 +28,14 @@ TRANSFER_KEYS = {
 class Vllm(dialect.Front):
     """do_remote_decode leaves the KV cache and says where; do_remote_prefill goes there."""
 
-    def __init__(self, model: str, role: str, host: str, port: int) -> None:
-        super().__init__(model, role)
-        self.side, self.host, self.side_port, self.engine_id = side_channel.SideChannel(), host, port, uuid.uuid4().hex
+    def __init__(self, model: str, role: str, host: str, side: tuple[str, int]) -> None:
+        super().__init__(model, role, host)
+        self.side, self.engine_id = side_channel.SideChannel(), uuid.uuid4().hex
+        self.side_host, self.side_port = side
 
     async def opened(self) -> None:
         """The side channel listens from the start."""
-        await self.side.open(self.host, self.side_port)
+        await self.side.open(self.side_host, self.side_port)
 
     async def complete(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, AsyncIterator[bytes]]:
         """Prefill, decode or plain, by the request's kv_transfer_params."""
@@ -58,7 +59,7 @@ class Vllm(dialect.Front):
                 "remote_block_ids": [[0]],
                 "remote_engine_id": self.engine_id,
                 "remote_request_id": request,
-                "remote_host": self.host,
+                "remote_host": self.side_host,
                 "remote_port": self.side_port,
                 "tp_size": 1,
             }
@@ -116,7 +117,7 @@ def main(words: list[str]) -> int:
     if config.get("kv_connector") == "MooncakeConnector":
         host, port = args.host, int(os.environ.get("VLLM_MOONCAKE_BOOTSTRAP_PORT", "8998"))
     role = {"kv_producer": "CONTEXT", "kv_consumer": "GENERATION"}.get(config.get("kv_role", ""), os.environ.get("DISAGG_ROLE", "context"))
-    return Vllm(args.model_tag or args.model, role, host, port).run(args.host or "0.0.0.0", args.port or 8000)
+    return Vllm(args.model_tag or args.model, role, args.host or "127.0.0.1", (host, port)).run(args.port or 8000)
 
 
 if __name__ == "__main__":
