@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import IO, Any, Optional
+from typing import IO, Optional
 
 from disagg_launch.errors import BadInput
 from disagg_launch.router.exchange import Exchange
@@ -30,23 +30,25 @@ class AccessLog:
                 raise BadInput(f"front_door.access_log: {where}: {wrong.strerror}") from None
 
     def add(self, exchange: Exchange, status: int) -> None:
-        """A request has ended. Times in milliseconds; status 499: the client left."""
+        """A request has ended. `time` in seconds, the others in microseconds from the request on; status 499: the client left."""
         if self._file is None:
             return
-        line: dict[str, Any] = {"time": time.time(), "id": exchange.id, "path": exchange.path.decode("latin-1"), "status": status}
-        line |= {
+        began = exchange.began
+        line = {
+            "time": time.time(),
+            "id": exchange.id,
+            "path": "/v1/chat/completions" if exchange.chat else "/v1/completions",
+            "status": status,
             "stream": exchange.stream,
             "client": exchange.client,
             "ctx": exchange.ctx,
             "gen": exchange.gen,
             "retries": exchange.retries,
+            "queued_us": int(exchange.queued_s * 1e6),
+            "prefill_us": int((exchange.prefilled - began) * 1e6) if exchange.prefilled else None,
+            "ttft_us": int((exchange.first - began) * 1e6) if exchange.first else None,
+            "total_us": int((self._loop.time() - began) * 1e6),
         }
-        line["queued_ms"] = round(exchange.queued_s * 1000, 3)
-        if exchange.prefilled:
-            line["prefill_ms"] = round((exchange.prefilled - exchange.began) * 1000, 3)
-        if exchange.first:
-            line["ttft_ms"] = round((exchange.first - exchange.began) * 1000, 3)
-        line["total_ms"] = round((self._loop.time() - exchange.began) * 1000, 3)
         if not self._lines:
             self._loop.call_later(FLUSH_S, self.flush)
         self._lines.append(dumps(line))

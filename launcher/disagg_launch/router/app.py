@@ -21,7 +21,7 @@ from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.perf import Perf
 from disagg_launch.router.policies import Ask
 from disagg_launch.router.protocol import JSON, Reply, Request
-from disagg_launch.router.splice import Ids, dumps, loads
+from disagg_launch.router.splice import Ids, as_ids, dumps, loads
 
 COMPLETIONS, CHAT = b"/v1/completions", b"/v1/chat/completions"
 _COMPLETING = frozenset({COMPLETIONS, CHAT})
@@ -188,15 +188,13 @@ class App:
             prompt = asked.get("messages")
             if not isinstance(prompt, list) or not prompt:
                 raise refusal(400, "messages must be a list of at least one message")
-        if prompt is None or (isinstance(prompt, Ids) and not len(prompt)):
+        if prompt is None or (isinstance(prompt, (list, Ids)) and not len(prompt)):
             raise refusal(400, "a prompt is needed")
-        if isinstance(prompt, Ids):
-            raw, tokens = prompt.raw, len(prompt)
-        elif isinstance(prompt, str) and not self._block_bytes:
+        if isinstance(prompt, str) and not self._block_bytes:
             return len(prompt) // BYTES_PER_TOKEN + 1, ()
-        else:
-            raw = dumps(prompt)
-            tokens = len(raw) // BYTES_PER_TOKEN + 1
+        ids = as_ids(prompt)
+        raw = ids.raw if ids else dumps(prompt)
+        tokens = len(ids) if ids else len(raw) // BYTES_PER_TOKEN + 1
         return tokens, policies.blocks_of(raw, self._block_bytes) if self._block_bytes else ()
 
     # pages

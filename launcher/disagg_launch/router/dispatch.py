@@ -110,7 +110,7 @@ class Dispatch:
         """
         worker = failure.worker
         if worker not in exchange.failed:
-            exchange.failed.append(worker)
+            exchange.failed = (*exchange.failed, worker)
             if failure.cause != "status 429":
                 self.table.failed(worker, self._loop.time())
         spent = exchange.retries >= self._max_retries + len(exchange.failed) - 1

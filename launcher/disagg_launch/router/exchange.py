@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 
 import orjson
 
 from disagg_launch.router.policies import Ask
-from disagg_launch.router.splice import Ids, dumps
+from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import Worker
 
 
@@ -36,9 +36,9 @@ class Exchange:
     first: float = 0.0
     status: int = 0
     retries: int = 0
-    failed: list[Worker] = field(default_factory=list)
-    kept: Kept = field(default_factory=lambda: Kept())
-    prompt_ids: Optional[Ids] = None
+    failed: tuple[Worker, ...] = ()
+    kept: Optional[Kept] = None
+    prompt_ids: Any = None
 
 
 @dataclass(slots=True)
@@ -69,8 +69,7 @@ class Sink(Protocol):
         """The end of a stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefill:
+class Prefill(NamedTuple):
     """What a context worker left behind. `answer` is its response; `params` finds the KV; `ids` is the prompt as the worker saw it.
 
     `number` is the context worker's own id of the request. `finished`: the answer is complete already, there is nothing to generate.
@@ -78,7 +77,7 @@ class Prefill:
 
     answer: dict[str, Any]
     params: Optional[dict[str, Any]]
-    ids: Optional[Ids]
+    ids: Any
     finished: bool = False
     number: int = 0
 

@@ -56,7 +56,7 @@ def _one(exchange: Exchange, prompt: Any, at: int, count: int) -> Exchange:
     if count > 1 and body.get("seed") is not None:
         body["seed"] += at  # the same seed would make n times the same answer
     ask = exchange.ask
-    return replace(exchange, body=body, failed=[], ask=Ask(ask.number + at, ask.tokens // count, ask.session, ask.blocks))
+    return replace(exchange, body=body, ask=Ask(ask.number + at, ask.tokens // count, ask.session, ask.blocks))
 
 
 async def serve_all(serve: Serve, parts: list[Exchange], count: int, sink: Sink) -> None:

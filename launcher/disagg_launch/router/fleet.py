@@ -98,7 +98,7 @@ class Fleet:
         """The body of /v1/models: a worker's own; the configured name when there is no worker to ask."""
         for worker in [*self.table.usable(GENERATION), *self.table.usable(CONTEXT)]:
             with contextlib.suppress(UpstreamError):
-                status, body = await worker.pool.fetch(b"/v1/models", self.config.front_door.health_timeout_s)
+                status, body = await worker.pool.call(b"GET", b"/v1/models", b"", b"", self.config.front_door.health_timeout_s)
                 if status == 200:
                     return body
         if not self.config.model:
@@ -112,7 +112,7 @@ class Fleet:
         while True:
             worker.pool.heard = False
             try:
-                status, _ = await worker.pool.fetch(b"/health", door.health_timeout_s)
+                status, _ = await worker.pool.call(b"GET", b"/health", b"", b"", door.health_timeout_s)
             except UpstreamError:
                 status = 0
             self._judge(worker, status, loop.time())

@@ -40,7 +40,7 @@ class Flow:
         """Answer the exchange into the sink. Refused when there is an error to tell; it is told as an event if the sink has started."""
         self._dispatch.budget.earn()
         while True:
-            exchange.kept = Kept()
+            exchange.kept = Kept() if exchange.stream else None
             try:
                 return await self._once(exchange, sink)
             except WorkerFailed as failure:
@@ -152,17 +152,13 @@ class Flow:
 
     async def _call(self, worker: Worker, exchange: Exchange, body: bytes) -> bytes:
         """One whole answer of status 200. WorkerFailed, Refused."""
-        pool, began = worker.pool, self._loop.time()
+        began = self._loop.time()
         try:
-            connection = await pool.ask(b"POST", exchange.path, body, exchange.extra, self._door.request_timeout_s)
-            try:
-                answer = await connection.whole()
-            finally:
-                pool.put(connection)
+            status, answer = await worker.pool.call(b"POST", exchange.path, body, exchange.extra, self._door.request_timeout_s)
         except UpstreamError as error:
             raise WorkerFailed(worker, error.cause) from error
-        if connection.status != 200:
-            raise self._dispatch.not_ok(worker, connection.status, answer)
+        if status != 200:
+            raise self._dispatch.not_ok(worker, status, answer)
         took = self._loop.time() - began
         self._metrics.complete[worker.role].observe(took)
         self._metrics.first_token[worker.role].observe(took)
@@ -210,7 +206,7 @@ class Flow:
                 exchange.first = now
             before = now
             data = whole
-            if kept.size < KEEP_BYTES:
+            if kept is not None and kept.size < KEEP_BYTES:
                 kept.add(data)
             await sink.piece(data)
         if rest or not data.endswith(b"[DONE]\n\n"):

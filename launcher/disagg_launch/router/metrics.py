@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
 from disagg_launch.router.workers import State, Worker
@@ -33,17 +33,26 @@ class Histogram:
     bounds: tuple[float, ...]
     counts: list[int] = field(default_factory=list)
     total: float = 0.0
+    observe: Callable[[float], None] = field(init=False)
+    _new: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
+        self.observe = self._new.append
 
-    def observe(self, value: float) -> None:
-        """One more."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def fold(self) -> None:
+        """Count what was observed since the last time. To be called now and then: many at once cost a tenth of one by one."""
+        new = self._new
+        new.sort()
+        ends = [bisect_right(new, bound) for bound in self.bounds]
+        for at, (low, high) in enumerate(zip([0, *ends], [*ends, len(new)])):
+            self.counts[at] += high - low
+        self.total += sum(new)
+        new.clear()
 
     def lines(self, name: str, text: str) -> Iterator[str]:
         """In Prometheus' form."""
+        self.fold()
         yield f"# HELP {name} {text}\n# TYPE {name} histogram"
         below = 0
         for bound, count in zip(self.bounds, self.counts):
@@ -65,6 +74,11 @@ class Metrics:
         self.first_token = {CONTEXT: Histogram(SHORT), GENERATION: Histogram(SHORT)}
         self.complete = {CONTEXT: Histogram(LONG), GENERATION: Histogram(LONG)}
         self.retries: dict[tuple[str, str], int] = {}
+
+    def fold(self) -> None:
+        """Count what the histograms have collected."""
+        for one in (self.queue, self.ttft, self.inter_token, self.hand_over, *self.first_token.values(), *self.complete.values()):
+            one.fold()
 
     def count(self, name: str) -> None:
         """One more of a counter."""

@@ -54,7 +54,7 @@ class Perf:
 
     async def _ask(self, worker: Worker) -> None:
         try:
-            status, body = await worker.pool.fetch(b"/perf_metrics", PATIENCE_S)
+            status, body = await worker.pool.call(b"GET", b"/perf_metrics", b"", b"", PATIENCE_S)
             entries = orjson.loads(body) if status == 200 else []
         except (UpstreamError, ValueError):
             return

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Callable, Hashable, Mapping, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Hashable, Mapping, NamedTuple, Protocol, Sequence, TypeVar
 
 
 class Row(Protocol):
@@ -33,8 +33,7 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a policy sees of a request: its number, its size in tokens (estimated for text), its session and its prompt's blocks.
 
     `blocks` are chained hashes: block i stands for everything up to and including block i.

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from disagg_launch.router import events
 from disagg_launch.router.exchange import Exchange, Kept, Sink
-from disagg_launch.router.splice import Ids
+from disagg_launch.router.splice import Ids, as_ids
 
 KEEP_BYTES = 8 << 20  # a longer stream is not kept to its end, and cannot be gone on with
 DEFAULT_MAX_TOKENS = 16  # what OpenAI's completions endpoint makes of a request without max_tokens
@@ -28,10 +28,11 @@ class Rest:
 
 def go_on(exchange: Exchange, sink: Sink) -> Optional[Rest]:
     """How to go on with a stream that broke off; None if that cannot be known: no ids in it, or too long."""
-    if exchange.kept.size >= KEEP_BYTES or exchange.prompt_ids is None:
+    kept, prompt = exchange.kept, as_ids(exchange.prompt_ids)
+    if kept is None or kept.size >= KEEP_BYTES or prompt is None:
         return None
     try:
-        sent = list(events.values(b"".join(exchange.kept.pieces)))
+        sent = list(events.values(b"".join(kept.pieces)))
     except ValueError:
         return None
     ids: list[int] = []
@@ -44,9 +45,8 @@ def go_on(exchange: Exchange, sink: Sink) -> Optional[Rest]:
     reason = next((c.get("finish_reason") for one in sent for c in one.get("choices") or () if c.get("finish_reason")), None)
     left = _left(exchange, len(ids))
     if reason is not None or (left is not None and left <= 0):
-        return Rest(exchange, sink, _ending(exchange, head, reason, len(ids), sent))
-    prompt_ids = exchange.prompt_ids.plus(ids)
-    return Rest(_shorter(exchange, prompt_ids, len(ids), left), Joined(sink, head, len(ids), bool(sent)))
+        return Rest(exchange, sink, _ending(exchange, head, reason, len(prompt), len(ids), sent))
+    return Rest(_shorter(exchange, prompt.plus(ids), len(ids), left), Joined(sink, head, len(ids), bool(sent)))
 
 
 def _left(exchange: Exchange, done: int) -> Optional[int]:
@@ -67,15 +67,14 @@ def _shorter(exchange: Exchange, prompt: Ids, done: int, left: Optional[int]) ->
     return replace(exchange, body=body, kept=Kept(), prompt_ids=None)
 
 
-def _ending(exchange: Exchange, head: dict[str, Any], reason: Any, done: int, sent: list[dict[str, Any]]) -> bytes:
+def _ending(exchange: Exchange, head: dict[str, Any], reason: Any, prompt: int, done: int, sent: list[dict[str, Any]]) -> bytes:
     """The last events of a stream that lacks nothing else."""
     out = b""
     if reason is None:
         rest: dict[str, Any] = {"delta": {}} if exchange.chat else {"text": ""}
         out += events.event({**head, "choices": [{"index": 0, **rest, "logprobs": None, "finish_reason": "length"}]})
     wanted = (exchange.body.get("stream_options") or {}).get("include_usage")
-    if wanted and exchange.prompt_ids is not None and not any(one.get("usage") for one in sent):
-        prompt = len(exchange.prompt_ids)
+    if wanted and not any(one.get("usage") for one in sent):
         usage = {"prompt_tokens": prompt, "completion_tokens": done, "total_tokens": prompt + done}
         out += events.event({**head, "choices": [], "usage": usage})
     return out + events.DONE

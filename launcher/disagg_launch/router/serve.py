@@ -21,7 +21,7 @@ from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.protocol import Connection, Reply, Request, bound
 from disagg_launch.router.workers import Table
 
-SWEEP_S = 1.0  # between two looks for clients that take too long
+SWEEP_S = 1.0  # between two looks for clients that take too long; histograms are folded then too
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures generation workers alone
 
@@ -53,7 +53,7 @@ class Application:
         discovery = attach(fleet, self._config)
         self.app = App(fleet, flow, metrics, discovery.mounts)
         await fleet.start()
-        sweeper = asyncio.ensure_future(self._sweep())
+        sweeper = asyncio.ensure_future(self._sweep(metrics))
         gc.collect()
         gc.freeze()  # what is here now stays; later collections need not look at it
         gc.set_threshold(*GC_THRESHOLD)
@@ -65,10 +65,11 @@ class Application:
         self.app.access.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, metrics: Metrics) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_S)
+            metrics.fold()
             for connection in list(self.connections()):
                 connection.sweep(loop.time())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import orjson
 
@@ -17,6 +17,7 @@ import orjson
 _MARK = secrets.token_hex(16)
 _QUOTED_MARK = b'"%b"' % _MARK.encode()
 _OPENING = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
+SMALL = 4096  # bytes of a body that is decoded as a whole, because that takes no longer than looking for the list
 _INTEGERS = b"0123456789, \t\r\n"
 
 
@@ -39,8 +40,8 @@ class Ids:
 
 
 def loads(body: bytes, key: str) -> dict[str, Any]:
-    """The JSON object in `body`, whose member `key` is `Ids` if it is a list of non-negative integers. ValueError if it is no object."""
-    span = _span(body, b'"%b"' % key.encode())
+    """The JSON object in `body`, whose member `key`, if it is a list of token ids, may be `Ids`. ValueError if it is no object."""
+    span = len(body) > SMALL and _span(body, b'"%b"' % key.encode())
     if span:
         start, stop = span
         try:
@@ -56,6 +57,13 @@ def loads(body: bytes, key: str) -> dict[str, Any]:
     return whole
 
 
+def as_ids(value: Any) -> Optional[Ids]:
+    """A list of token ids, as `loads` gives it, as `Ids`; None if it is none."""
+    if isinstance(value, list) and all(type(one) is int for one in value):
+        return Ids(orjson.dumps(value))
+    return value if isinstance(value, Ids) else None
+
+
 def dumps(value: Any) -> bytes:
     """Compact JSON; `Ids` anywhere in it come out as the bytes they came in."""
     return orjson.dumps(value, _fragment, orjson.OPT_PASSTHROUGH_DATACLASS)
@@ -67,7 +75,7 @@ def _fragment(value: Any) -> orjson.Fragment:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _span(body: bytes, quoted: bytes) -> tuple[int, int] | None:
+def _span(body: bytes, quoted: bytes) -> Optional[tuple[int, int]]:
     """Where the list after the only occurrence of the key lies; None without one, with several, or with anything but digits in it.
 
     An unescaped quote inside valid JSON begins or ends a string, so the quoted key, followed by a colon and not preceded by a

@@ -1,7 +1,8 @@
 """HTTP/1.1 to the workers: a connection, and a pool of them per worker. This is where a router's time goes, so it is ours and small.
 
-Parsing is httptools'. A body is handed on in the pieces in which it came; nothing looks into it. Deadlines are swept by one
-timer for all connections (`Pool.sweep`), so that a request costs no timer of its own.
+Parsing is httptools'. A body is handed on in the pieces in which it came; nothing looks into it. Headers of answers are not even
+collected: only the status and the framing count. Deadlines are swept by one timer for all connections (`Pool.sweep`), so that a
+request costs no timer of its own.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class UpstreamError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection. Call `ask`, then `head`, then `read` until b"" (or `whole`), then `Pool.put`."""
+    """One keep-alive connection. Call `ask`, then `wait`, then `read` until b"" (or `whole`), then `Pool.put`."""
 
     __slots__ = (
-        "_done", "_error", "_framed", "_header_bytes", "_held", "_parser", "_paused", "_pieces", "_touched", "_transport", "_waiter",
-        "_want", "deadline", "headers", "idle_since", "pool", "reusable", "status", "used",
+        "_done", "_error", "_held", "_parser", "_paused", "_pieces", "_raw", "_transport", "_waiter",
+        "_want", "deadline", "idle_since", "pool", "reusable", "status", "used",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -53,12 +54,12 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
         self.deadline = 0.0
         self.reusable = False
+        self._raw = b""
         self._pieces: list[bytes] = []
-        self._held = self._header_bytes = self._want = 0
-        self._done = self._touched = self._framed = False
+        self._held = self._want = 0
+        self._done = False
 
     # what a caller does
 
@@ -69,34 +70,18 @@ class Connection(asyncio.Protocol):
         self.deadline = deadline
         self._transport.write(request)
 
-    async def head(self) -> int:
-        """The status, when the headers are complete. UpstreamError if they never will be."""
-        while not self.status:
-            await self._wait(_HEAD)
-        return self.status
-
     async def read(self) -> bytes:
         """What has arrived of the body since the last call, at least one byte; b"" at its end. UpstreamError if it is cut short."""
-        while not self._pieces:
-            if self._done:
-                return b""
-            await self._wait(_BODY)
-        return self._take()
+        if not self._pieces:
+            await self.wait(_BODY)
+        return self.take()
 
     async def whole(self) -> bytes:
         """The whole body. UpstreamError if it is cut short."""
         if self._paused:
             self._resume()
-        while not self._done:
-            await self._wait(_END)
-        return self._take()
-
-    def header(self, name: bytes) -> bytes:
-        """The value of a response header (name in lower case); b"" if there is none."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
+        await self.wait(_END)
+        return self.take()
 
     def abort(self, cause: str = "aborted") -> None:
         """Drop the connection; whoever waits gets UpstreamError(cause)."""
@@ -105,17 +90,15 @@ class Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Whether nothing more can be asked here."""
-        return self._error is not None or self._transport.is_closing()
-
-    @property
-    def started(self) -> bool:
-        """Whether any byte of the answer has come."""
-        return self._touched
+        return self._error is not None
 
     # inside
 
-    def _take(self) -> bytes:
+    def take(self) -> bytes:
+        """What is here of the body and has not been taken."""
         pieces = self._pieces
+        if not pieces:
+            return b""
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._pieces = []
         self._held = 0
@@ -123,21 +106,28 @@ class Connection(asyncio.Protocol):
             self._resume()
         return data
 
+    def _framed(self) -> bool:
+        """Whether the answer says where it ends; one that does not ends with its connection."""
+        head = self._raw.partition(b"\r\n\r\n")[0].lower()
+        return b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding:" in head
+
     def _resume(self) -> None:
         self._paused = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    async def _wait(self, want: int) -> None:
-        if self._error is not None:  # after what came before it has been read
-            raise self._error
-        self._want = want
-        self._waiter = waiter = self.pool.loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            self._want = 0
+    async def wait(self, want: int) -> None:
+        """Come back when there are headers (1), a piece of body or its end (2), the end (3). UpstreamError if it will never be."""
+        while not (self._done or (want == _HEAD and self.status) or (want == _BODY and self._pieces)):
+            if self._error is not None:  # after what came before it has been read
+                raise self._error
+            self._want = want
+            self._waiter = waiter = self.pool.loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                self._want = 0
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -158,17 +148,22 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._touched = self.pool.heard = True
+        self.pool.heard = True
+        if not self.status:
+            self._raw = self._raw + data if self._raw else data
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as wrong:
             self._fail(UpstreamError("garbage", str(wrong)))
+            return
+        if not self.status and len(self._raw) > MAX_HEADERS:
+            self._fail(UpstreamError("garbage", "the headers do not end"))
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
-        if self.status and not self._framed and not self._done and exc is None and self._error is None:
+        if self.status and not self._done and exc is None and self._error is None and not self._framed():
             self._done = True  # a body without length ends with its connection
         elif self._error is None:
-            stale = self.used > 1 and not self._touched
+            stale = self.used > 1 and not self._raw
             self._error = UpstreamError("reset" if exc else "closed", str(exc or "the worker closed the connection"), stale)
         self._error = self._error or UpstreamError("closed")
         self.reusable = False
@@ -181,22 +176,11 @@ class Connection(asyncio.Protocol):
         if self._done:
             raise ValueError("an answer to nothing")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADERS:
-            raise ValueError("response headers are too long")
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
-            self._framed = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:  # 100 Continue, 103 Early Hints: not the answer
-            self.headers = []
+            self._raw = b""
             return
-        if status in (204, 304):
-            self._framed = True
         self.status = status
         if self._want == _HEAD:
             self._wake()
@@ -214,6 +198,7 @@ class Connection(asyncio.Protocol):
         if not self.status:
             return
         self._done = True
+        self._raw = b""
         self.reusable = self._parser.should_keep_alive() and self._error is None
         self._wake()
 
@@ -235,7 +220,7 @@ class Pool:
         self._busy: set[Connection] = set()
         self._host = url.encode()
 
-    async def ask(self, method: bytes, path: bytes, body: bytes, extra: bytes, timeout_s: float) -> Connection:
+    async def ask(self, method: bytes, path: bytes, body: bytes, extra: bytes, timeout_s: float, until: int = _HEAD) -> Connection:
         """A connection on which this request was sent and whose answer's headers are here; give it back with `put`.
 
         `extra`: further header lines, each ending in CR LF. UpstreamError after at most one repetition (see there).
@@ -243,18 +228,28 @@ class Pool:
         head = b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
         request = head % (method, path, self._host, len(body), extra) + body
         connection = self._reuse() or await self._connect()
-        try:
-            return await self._send(connection, request, timeout_s)
-        except UpstreamError as error:
-            if not error.untouched:
+        while True:
+            self._busy.add(connection)
+            try:
+                connection.ask(request, self.loop.time() + timeout_s)
+                await connection.wait(until)
+                return connection
+            except UpstreamError as error:
+                self._busy.discard(connection)
+                connection.abort()
+                if not error.untouched:
+                    raise
+            except BaseException:
+                self._busy.discard(connection)
+                connection.abort()
                 raise
-        return await self._send(await self._connect(), request, timeout_s)
+            connection = await self._connect()  # its first request: no second repetition
 
-    async def fetch(self, path: bytes, timeout_s: float, method: bytes = b"GET", body: bytes = b"") -> tuple[int, bytes]:
-        """(status, body) of a small request, all within `timeout_s`. UpstreamError."""
-        connection = await self.ask(method, path, body, b"", timeout_s)
+    async def call(self, method: bytes, path: bytes, body: bytes, extra: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """(status, body) of a whole answer, all within `timeout_s`. UpstreamError as with `ask`."""
+        connection = await self.ask(method, path, body, extra, timeout_s, _END)
         try:
-            return connection.status, await connection.whole()
+            return connection.status, connection.take()
         finally:
             self.put(connection)
 
@@ -313,14 +308,3 @@ class Pool:
             return making.result()[1]
         except OSError as wrong:
             raise UpstreamError("connect", str(wrong)) from None
-
-    async def _send(self, connection: Connection, request: bytes, timeout_s: float) -> Connection:
-        self._busy.add(connection)
-        try:
-            connection.ask(request, self.loop.time() + timeout_s)
-            await connection.head()
-        except BaseException:
-            self._busy.discard(connection)
-            connection.abort()
-            raise
-        return connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from disagg_launch.router.exchange import Exchange, Prefill
-from disagg_launch.router.splice import Ids, dumps, loads
+from disagg_launch.router.splice import dumps, loads
 from disagg_launch.router.workers import Worker
 
 CONCURRENT = False
@@ -45,7 +45,7 @@ def read_context(exchange: Exchange, answer: bytes) -> Prefill:
         return Prefill(said, None, None, finished=True)
     if not isinstance(params, dict) or params.get("ctx_request_id") is None:
         raise ValueError("a context answer needs choices[0].disaggregated_params.ctx_request_id")
-    return Prefill(said, params, ids if isinstance(ids, Ids) else None, number=params["ctx_request_id"])
+    return Prefill(said, params, ids, number=params["ctx_request_id"])
 
 
 def generation_body(exchange: Exchange, prefill: Prefill, number: int) -> bytes:
