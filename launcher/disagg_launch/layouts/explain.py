@@ -37,7 +37,8 @@ def explanation(spec: Spec, plan: Plan) -> Iterator[str]:
     ]
     for (_, reason), group in groupby(reasons, key=lambda pair: (pair[0].role, pair[1])):
         ones = [one for one, _ in group]
-        yield f"{_names(ones)} on node {ranges(node for one in ones for node in one.nodes)}: {reason}"
+        nodes = {node for one in ones for node in one.nodes}
+        yield f"{_names(ones)} on {'node' if len(nodes) == 1 else 'nodes'} {ranges(nodes)}: {reason}"
     yield ""
     yield from left_over(plan, cluster)
     yield ""
@@ -47,22 +48,20 @@ def explanation(spec: Spec, plan: Plan) -> Iterator[str]:
 def why(demand: Demand, one: Instance, cluster: Cluster, plan: Plan) -> str:
     """Why an instance takes these nodes, in one sentence."""
     if demand.nodes or demand.gpus:
-        pins = [f"{word} {ranges(numbers)}" for word, numbers in (("nodes", demand.nodes), ("GPUs", demand.gpus)) if numbers]
+        pins = [f"{word} {ranges(numbers)}" for word, numbers in (("node", demand.nodes), ("GPU", demand.gpus)) if numbers]
         return f"pinned to {' and '.join(pins)}"
     region = region_of(cluster, plan, one.nodes[0])
     gpus, needed, has = region.gpus, len(cut(0, demand, region.gpus)), len(one.nodes)
-    sizes = shape(demand.tp, demand.pp, demand.cp)
+    wants = f"{counted(demand.size, 'GPU')} ({shape(demand.tp, demand.pp, demand.cp)})"
     if has > needed:
-        return (
-            f"{demand.size} GPUs ({sizes}) lie on {has} nodes where {needed} would do: between its stages it fills gaps, which saves a node"
-        )
+        return f"{wants} lie on {has} nodes where {needed} would do: between its stages it fills gaps, which saves a node"
     if demand.size <= gpus and has == 1:
-        return f"{demand.size} GPUs ({sizes}) lie whole on a node of {gpus}"
+        return f"{wants} whole on a node of {gpus}"
     if demand.tp > gpus:
         rest = f", its last {demand.tp % gpus} GPUs stay together" if demand.tp % gpus else ""
         return f"a tensor-parallel group of {demand.tp} is larger than a node of {gpus}, so it fills whole nodes{rest}: {has} nodes"
     per_node = gpus // demand.tp
-    return f"{demand.size} GPUs ({sizes}) need {has} nodes: a node of {gpus} takes {per_node} whole tensor-parallel groups of {demand.tp}"
+    return f"{wants} need {has} nodes: a node of {gpus} takes {per_node} whole tensor-parallel groups of {demand.tp}"
 
 
 def policys_part(one: Instance, cluster: Cluster, of_role: int) -> str:

@@ -29,8 +29,8 @@ def refusal(demands: Sequence[Demand], cluster: Cluster, reason: str) -> str:
 def asked(demands: Sequence[Demand]) -> str:
     """`2 context x 4 GPUs (tp 4) + 1 generation x 16 GPUs (tp 8 x pp 2) = 24 GPUs`."""
     kinds = Counter((d.role, d.tp, d.pp, d.cp) for d in demands)
-    terms = [f"{n} {role} x {tp * pp * cp} GPUs ({shape(tp, pp, cp)})" for (role, tp, pp, cp), n in kinds.items()]
-    return f"{' + '.join(terms)} = {sum(d.size for d in demands)} GPUs"
+    terms = [f"{n} {role} x {counted(tp * pp * cp, 'GPU')} ({shape(tp, pp, cp)})" for (role, tp, pp, cp), n in kinds.items()]
+    return f"{' + '.join(terms)} = {counted(sum(d.size for d in demands), 'GPU')}"
 
 
 def shape(tp: int, pp: int, cp: int) -> str:

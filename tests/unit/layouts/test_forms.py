@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from disagg_launch.layouts.numbers import ranges
 from disagg_launch.layouts.table import FORMS
 from disagg_launch.layouts.verify import disagreement
 from disagg_launch.place import Cluster, Demand, layout
+from disagg_launch.place.numbers import ranges
 from disagg_launch.place.planner import assemble
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "e2e" / "layouts"))
