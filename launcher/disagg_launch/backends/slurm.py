@@ -103,6 +103,8 @@ def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
         parts=[[Raw(line) for line in part] for part in told],
         python=job.site.python,
         interface=job.spec.slurm.interface or job.site.interface or "",
+        deputy=_deputy(job) if sum(part.count for part in job.parts) > 1 else "",
+        requeue=Raw(" --requeue" if job.spec.slurm.requeue else ""),
         surveys=[_survey(job, number) for number in range(len(job.parts))],
         signal=f" {job.spec.slurm.signal_s} s before the time limit, or" if job.spec.slurm.signal_s else "",
     )
@@ -120,6 +122,13 @@ def _survey(job: Job, number: int) -> Words:
     group = [f"--het-group={number}"] if len(job.parts) > 1 else []
     place = ["--job-name=addresses", *group, f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1"]
     return ["srun", *place, "--overlap", *_gpus(job.gpus_flag, 0), "--mpi=none", "--export=ALL"]
+
+
+def _deputy(job: Job) -> Words:
+    """A step with one task on the job's last host, which is a spare one if there are any."""
+    group = [f"--het-group={len(job.parts) - 1}"] if len(job.parts) > 1 else []
+    place = [*group, Raw('--nodelist="${hosts##*,}"'), "--nodes=1", "--ntasks=1", "--overlap", *_gpus(job.gpus_flag, 0)]
+    return ["srun", "--job-name=deputy", *place, "--mpi=none", "--export=ALL"]
 
 
 def _step_script(job: Job, start: Start) -> File:

@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     warden = commands.add_parser("warden", help="end what is marked when standard input closes")
     warden.add_argument("--life", required=True, help="the mark")
     warden.add_argument("--grace-s", type=float, required=True, help="between TERM and KILL")
+    deputy = commands.add_parser("deputy", help="end the Slurm job when the gateway's node is down")
+    deputy.add_argument("--host", required=True, help="the gateway's node")
+    deputy.add_argument("--job", required=True, help="the job's id")
+    deputy.add_argument("--requeue", action="store_true", help="have the job start again instead")
     joining = commands.add_parser("register", help="keep a worker registered in a disagg cluster, and become it")
     register.add_arguments(joining)
     return top
@@ -103,6 +107,13 @@ def _warden(options: argparse.Namespace) -> int:
     return 0
 
 
+def _deputy(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import deputy
+
+    deputy.main(here(), options.host, options.job, options.requeue)
+    return 0
+
+
 def _world(options: argparse.Namespace) -> int:
     sys.exit(world.run(options))
 
@@ -124,5 +135,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "down": _down,
     "world": _world,
     "warden": _warden,
+    "deputy": _deputy,
     "register": _register,
 }

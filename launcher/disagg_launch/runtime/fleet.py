@@ -14,7 +14,7 @@ from disagg_launch.plan import Plan, Rank
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import processes, record, spares, supervise
 from disagg_launch.runtime.binding import Binding, Reader, Scope
-from disagg_launch.runtime.launchers import blame_of, label_of
+from disagg_launch.runtime.launchers import AFTERWARDS, blame_of, label_of
 from disagg_launch.runtime.names import LIFE
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.supervise import Child, Nursery
@@ -44,7 +44,7 @@ class Fleet:
         self.lost: Set[str] = set()
         """Hosts that have not been heard of; a report from one takes it out."""
         self._gone: Dict[str, List[int]] = {}
-        self._blamed: Dict[str, int] = {}
+        self._blamed: Dict[str, tuple[int, str]] = {}
 
     def now_s(self) -> float:
         """The gateway's clock."""
@@ -132,10 +132,10 @@ class Fleet:
         return hear
 
     def _blame(self, start: Start, text: str) -> None:
-        task = blame_of(start.launcher, text)
-        if task is not None and start.step not in self._blamed:
+        found = blame_of(start.launcher, text)
+        if found is not None and self._blamed.get(start.step, (0, AFTERWARDS))[1] == AFTERWARDS:
             tasks = self.tasks[start.step]
-            self._blamed[start.step] = tasks[min(task, len(tasks) - 1)].row.rank
+            self._blamed[start.step] = tasks[min(found[0], len(tasks) - 1)].row.rank, found[1]
 
     async def _await_step(self, start: Start, child: Child) -> None:
         status = await child.settled()
@@ -148,14 +148,14 @@ class Fleet:
         start = next(s for s in self.launch.starts if s.step == step)
         tasks = self.tasks[step]
         only = tasks[0].row.rank if len(tasks) == 1 else None
-        first = self._blamed.get(step, next(iter(self._gone[step]), only))
+        first, told = self._blamed.get(step, (next(iter(self._gone[step]), only), ""))
         refused = next((self.records[n] for n in start.instances if self.records[n].refusal), None)
         blamed = refused or (self.rank_record[first] if first is not None else None)
         now = self.now_s()
         for name in start.instances:
             one = self.records[name]
             if one is blamed or blamed is None:
-                one.end(self._sentence(one, first, how), now, _code(one))
+                one.end(self._sentence(one, first, told or how), now, _code(one))
             else:
                 one.end(f"step {step} ended with {blamed.name}", now + 1)
             self._changed(name)

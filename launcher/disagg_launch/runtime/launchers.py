@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Mapping, Optional, Pattern
 
 NEVER = r"(?!)"
+AFTERWARDS = "Terminated"
+"""How tasks end that a launcher ends after the one that failed; it may tell of them first."""
 
 
 class Launcher:
@@ -26,7 +28,8 @@ class Launcher:
     `label`: matches the mark that the launcher puts before each line of output; group 1 is the task number.
     `mixes`: it passes output on in pieces, so that lines of several ranks run into each other; each rank then sends its output to
     the gateway itself.
-    `blames`: matches a line, of the launcher or of an MPI library, that tells which task failed first; a group is its number.
+    `blames`: matches a line, of the launcher or of an MPI library, that tells which task failed first; a group is its number, and
+    group "how" how it ended.
     """
 
     def __init__(
@@ -69,7 +72,8 @@ LAUNCHERS: Mapping[str, Launcher] = {
         "SLURM_NTASKS",
         gpu_count="SLURM_GPUS_ON_NODE",
         label=r"^ *(\d+): ",
-        blames=r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (?:Exited|Killed|Terminated|Segmentation|Aborted|Bus error|Out Of Memory)",
+        blames=r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (?:Exited with )?"
+        rf"(?P<how>exit code \d+|Killed|{AFTERWARDS}|Segmentation fault|Aborted|Bus error|Out Of Memory)",
     ),
 }
 
@@ -97,7 +101,7 @@ def label_of(name: str) -> Pattern[str]:
     return re.compile(LAUNCHERS[name].label)
 
 
-def blame_of(name: str, text: str) -> Optional[int]:
-    """The task that a line of output says failed first; None for every other line."""
+def blame_of(name: str, text: str) -> Optional[tuple[int, str]]:
+    """The task that a line of output says failed first, and how it ended if that is told; None for every other line."""
     found = re.search(LAUNCHERS[name].blames, text)
-    return int(next(group for group in found.groups() if group)) if found else None
+    return (int(next(group for group in found.groups() if group)), found.groupdict().get("how", "")) if found else None

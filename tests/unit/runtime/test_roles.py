@@ -84,19 +84,19 @@ def test_marks_of_output_lines(name, line, task, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "task"),
+    ("name", "line", "blamed"),
     [
-        ("hydra", "Abort(1) on node 2 (rank 2 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 1) - process 2", 2),
-        ("openmpi", "MPI_ABORT was invoked on rank 5 in communicator MPI_COMM_WORLD", 5),
-        ("openmpi", "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).", 1),
-        ("slurm", "srun: error: node1: task 2: Exited with exit code 3", 2),
-        ("slurm", "srun: error: node1: tasks 4-7: Killed", 4),
+        ("hydra", "Abort(1) on node 2 (rank 2 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 1) - process 2", (2, "")),
+        ("openmpi", "MPI_ABORT was invoked on rank 5 in communicator MPI_COMM_WORLD", (5, "")),
+        ("openmpi", "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).", (1, "")),
+        ("slurm", "srun: error: node1: task 2: Exited with exit code 3", (2, "exit code 3")),
+        ("slurm", "srun: error: node1: tasks 4-7: Killed", (4, "Killed")),
         ("slurm", "srun: launching tasks", None),
         ("local", "application called MPI_Abort(MPI_COMM_WORLD, 1) - process 2", None),
     ],
 )
-def test_who_is_blamed_by_a_launchers_line(name, line, task):
-    assert blame_of(name, line) == task
+def test_who_is_blamed_by_a_launchers_line(name, line, blamed):
+    assert blame_of(name, line) == blamed
 
 
 # slots wanted, the step's slots on the node, CUDA_VISIBLE_DEVICES, devices, GPUs the launcher gave the step, expected

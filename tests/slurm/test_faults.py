@@ -1,0 +1,267 @@
+"""What goes wrong on a cluster, done to a real one: what the user is told, how fast, and what heals.
+
+Every verdict names the instance, its host and rank, and how it ended; afterwards no process is left on any node (`cluster` checks it).
+The seconds that README's table shows are printed with `pytest -s`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployments import SERVE, Deployment, topology
+from slurm_hosts import Cluster, wait_for
+
+RESTART = {"on_failure": "restart", "backoff_s": 0.2, "grace_s": 2, "fence_s": 4}
+
+
+def tell(fault: str, **seconds: float) -> None:
+    """One row of the table."""
+    print(f"\nFAULT {fault}: " + ", ".join(f"{what} {s:.1f} s" for what, s in seconds.items()))
+
+
+def since(began: float) -> float:
+    return time.monotonic() - began
+
+
+def context(command: list[str], **more: Any) -> dict[str, Any]:
+    """A topology whose context instances run another command."""
+    return topology(context_servers={"num_instances": 1, "command": command}, **more)
+
+
+# ---- before it is ready ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("second", "how"), [("exit", "exit code 3"), ("signal", "Segmentation fault")])
+def test_a_rank_that_ends_while_starting_is_named(second: str, how: str, cluster: Cluster, tmp_path: Path) -> None:
+    began = time.monotonic()
+    one = Deployment(cluster, tmp_path, context([*SERVE, "--second", second])).submit()
+    verdict = one.fails()
+    tell(f"a rank ends while starting ({how})", verdict=since(began))
+    assert (verdict["instance"], verdict["exit_code"]) == ("ctx0", 6)
+    assert f"rank 1 on {one.hosts()[0]}: {how}" in verdict["reason"]
+    assert any("the model is broken" in line for line in verdict["last_lines"])
+    wait_for(lambda: one.cluster.login("squeue", "-h").stdout == "", 30, "for the nodes to be given back")
+    assert "FAILED" in cluster.login("scontrol", "show", "job", one.job).stdout
+
+
+def test_a_rank_that_never_reports_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    """Its program cannot even start: a prolog holds rank 1 for ever."""
+    hold = tmp_path / "hold.sh"
+    hold.write_text('#!/bin/bash\nif [ "$SLURM_PROCID" = 1 ]; then sleep 300; fi\n')
+    hold.chmod(0o755)
+    spec = context(SERVE, readiness={"limit_s": 6}, slurm={"srun_args": [f"--task-prolog={hold}"]})
+    one = Deployment(cluster, tmp_path, spec).submit()
+    verdict = one.fails()
+    assert verdict["exit_code"] == 5
+    assert "ranks 1 have not reported" in verdict["reason"]
+
+
+def test_a_port_that_a_stranger_has_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    listen = "import socket, time; s = socket.create_server(('', 8001)); time.sleep(600)"
+    node = cluster.idle()[0]
+    stranger = cluster.login("sbatch", "--parsable", "-w", node, "--wrap", f'python3 -c "{listen}"', cwd=tmp_path).stdout.strip()
+    wait_for(lambda: "8001" in cluster.on(node, "ss", "-ltn").stdout)
+    one = Deployment(cluster, tmp_path, context(SERVE, slurm={"nodelist": node})).submit()
+    verdict = one.fails()
+    assert verdict["instance"] == "ctx0"
+    assert "8001" in verdict["reason"], verdict
+    assert "port" in verdict["reason"]
+    cluster.login("scancel", stranger)
+
+
+def test_worlds_of_size_one_are_noticed(cluster: Cluster, tmp_path: Path) -> None:
+    """--mpi=none gives every rank a world of its own, and MPI is content with that."""
+    import sys
+
+    spec = topology(
+        model="random:7",
+        engine={"name": "reference", "python": sys.executable},
+        slurm={"mpi": "none"},
+        cluster={"nodes": 2, "gpus_per_node": 1},
+    )
+    spec["context_servers"] = {"num_instances": 1, "tensor_parallel_size": 1}
+    spec["generation_servers"] = {"num_instances": 1, "tensor_parallel_size": 2}
+    spec["cluster"] = {"nodes": 3, "gpus_per_node": 1}
+    verdict = Deployment(cluster, tmp_path, spec).submit().fails()
+    assert verdict["instance"] == "gen0"
+    assert "size 1" in verdict["reason"] + " ".join(verdict["last_lines"]), verdict
+
+
+# ---- after it was ready ---------------------------------------------------------------------------------------------------
+
+
+def test_with_stop_the_nodes_are_given_back_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology()).submit().ready()
+    began = time.monotonic()
+    one.ask("gen0", "/exit?code=7", check=False)
+    verdict = one.fails()
+    told = since(began)
+    assert verdict["instance"] == "gen0"
+    assert f"rank 0 on {one.hosts()[2]}: exit code 7" in verdict["reason"]
+    wait_for(lambda: cluster.login("squeue", "-h").stdout == "", 30)
+    tell("worker ends after ready, on_failure: stop", verdict=told, nodes_given_back=since(began))
+
+
+def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """One deployment, hurt again and again: a worker ends, one is killed, slurmd is killed and returns at once."""
+    one = Deployment(cluster, tmp_path, topology(restart=RESTART)).submit().ready()
+    others = {name: one.ask(name)["pid"] for name in ("ctx1", "gen0", "router")}
+
+    began = time.monotonic()
+    one.ask("ctx0", "/exit?code=7", check=False)
+    wait_for(lambda: one.instance("ctx0")["restarts"] == 1)
+    told = since(began)
+    one.comes_back("ctx0")
+    tell("worker ends after ready, on_failure: restart", verdict=told, healed=since(began))
+
+    rank = one.instance("ctx0")["ranks"][1]
+    pid = _pid_on(cluster, rank["host"], "DISAGG_INSTANCE=ctx0", "DISAGG_INSTANCE_RANK=1")
+    began = time.monotonic()
+    cluster.on(rank["host"], "kill", "-9", pid)
+    wait_for(lambda: one.instance("ctx0")["restarts"] == 2)
+    told = since(began)
+    wait_for(lambda: one.instance("ctx0")["stage"] == "healthy", why="for ctx0 to come back again")
+    tell("second rank killed, on_failure: restart", verdict=told, healed=since(began))
+    assert "rank 1 on" in one.log("gateway")
+
+    host = one.hosts()[1]
+    cluster.fault(host, "kill-slurmd")
+    cluster.fault(host, "start-slurmd")
+    time.sleep(1)
+    assert {name: one.ask(name)["pid"] for name in others} == others, "nobody else may have been touched"
+    one.cancel()
+
+
+def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path) -> None:
+    """Three nodes and three spares: one loses its power, one its network for a while, one its slurmd for good."""
+    spec = topology(
+        restart=RESTART,
+        cluster={"nodes": 6, "spare_nodes": 3},
+        context_servers={"num_instances": 2},
+        generation_servers={"num_instances": 1},
+    )
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    first = one.hosts()
+    own = first[0]
+    # the gateway and ctx0 are on the first host; ctx1 and gen0 on the others
+    began = time.monotonic()
+    cluster.fault(first[1], "poweroff")
+    told, healed = _moves(one, "ctx1", 1, first[1], began)
+    tell("node powered off, spare node", verdict=told, healed=healed)
+
+    victim = one.hosts()[2]
+    began = time.monotonic()
+    cluster.fault(victim, "cut")
+    told, healed = _moves(one, "gen0", 2, victim, began)
+    tell("node cut off the network, spare node", verdict=told, healed=healed)
+    # the lost ranks have ended by themselves, before the node is back
+    wait_for(lambda: not _with(cluster, victim, "DISAGG_INSTANCE=gen0"), 15, "for the workers behind the cut to fence themselves")
+    cluster.fault(victim, "heal")
+
+    victim = one.hosts()[1]
+    began = time.monotonic()
+    cluster.fault(victim, "kill-slurmd")
+    told, healed = _moves(one, "ctx1", 1, victim, began)
+    tell("slurmd killed for good, spare node", verdict=told, healed=healed)
+    wait_for(lambda: not _with(cluster, victim, "DISAGG_INSTANCE=ctx1"), 15, "for the workers without slurmd to end")
+
+    assert one.hosts()[0] == own
+    assert one.ask("ctx0")["host"] == own
+    assert one.instance("ctx0")["restarts"] == 0
+    assert [one.ask(name)["host"] for name in ("ctx1", "gen0")] == one.hosts()[1:3]
+    one.cancel()
+
+
+def test_the_gateways_node_dies(cluster: Cluster, tmp_path: Path) -> None:
+    """Workers on other nodes end themselves when nobody watches them any more; the job is over."""
+    one = Deployment(cluster, tmp_path, topology(restart=RESTART, slurm={"requeue": False})).submit().ready()
+    hosts = one.hosts()[:3]
+    began = time.monotonic()
+    cluster.fault(hosts[0], "poweroff")
+    wait_for(lambda: not any(_with(cluster, host, "DISAGG_LIFE=") for host in hosts[1:]), 40, "for the workers to fence themselves")
+    told = since(began)
+    wait_for(lambda: "NODE_FAIL" in cluster.login("scontrol", "show", "job", one.job).stdout, 60)
+    tell("the gateway's node dies", workers_fenced=told, job_over=since(began))
+    late = one.command("wait", str(one.run), check=False)
+    assert late.returncode == 6
+    assert "node_fail" in late.stderr.lower()
+
+
+# ---- Slurm ends it --------------------------------------------------------------------------------------------------------
+
+
+def test_requeue_starts_it_again(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology(slurm={"requeue": True})).submit().ready()
+    before = one.ask("ctx0")["pid"]
+    began = time.monotonic()
+    cluster.login("scontrol", "requeue", one.job)
+    wait_for(lambda: "Restarts=1" in cluster.login("scontrol", "show", "job", one.job).stdout)
+    wait_for(
+        lambda: one.status()["state"] == "ready" and one.ask("ctx0", check=False).get("pid", before) != before, 90, "for it to run again"
+    )
+    tell("requeued", healed=since(began))
+    one.cancel()
+
+
+def test_scancel_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    one = Deployment(cluster, tmp_path, topology()).submit().ready()
+    cluster.login("scancel", one.job)
+    wait_for(lambda: cluster.login("squeue", "-h").stdout == "", 30)
+    assert "leaving in order" in one.log("ctx0")
+    assert "CANCELLED" in cluster.login("scontrol", "show", "job", one.job).stdout
+
+
+def test_two_deployments_share_their_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    """Their ports are apart because the second says so; one that does not is told which port is taken."""
+    nodes = ",".join(cluster.idle()[:3])
+    ones = [
+        Deployment(
+            cluster, tmp_path, topology(name=f"d{n}", port=8100 + n, cluster={"base_port": 8200 + 10 * n}, slurm={"nodelist": nodes})
+        ).submit()
+        for n in range(2)
+    ]
+    for one in ones:
+        one.ready()
+    assert ones[0].hosts() == ones[1].hosts()
+    ones[0].cancel()
+    assert ones[1].ask("ctx0")["instance"] == "ctx0"
+    ones[1].cancel()
+
+
+def test_the_time_limit_ends_it_in_order(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm says so up to a minute early; the deployment ends in order, and not by force."""
+    one = Deployment(cluster, tmp_path, topology(slurm={"time": "1", "signal_s": 45})).submit().ready()
+    wait_for(lambda: cluster.login("squeue", "-h").stdout == "", 120, "for the time limit")
+    verdict = json.loads((one.run / "state/verdict.json").read_text())
+    assert "SIGTERM" in verdict["reason"]
+    assert one.log("ctx0").count("leaving in order") == 2
+    assert "TIMEOUT" not in cluster.login("scontrol", "show", "job", one.job).stdout
+
+
+def _moves(one: Deployment, name: str, node: int, lost: str, began: float) -> tuple[float, float]:
+    """Seconds until the loss was noticed, and until the instance is healthy on another host."""
+    restarts = one.instance(name)["restarts"]
+    wait_for(lambda: f"{name} ended" in one.log("gateway").rsplit("is back", 1)[-1], 60, f"for {name} to be missed")
+    told = since(began)
+    wait_for(lambda: one.hosts()[node] != lost, 60, f"for another host than {lost}")
+    wait_for(lambda: one.instance(name)["restarts"] > restarts and one.instance(name)["stage"] == "healthy", 60, f"for {name} to come back")
+    return told, since(began)
+
+
+def _with(cluster: Cluster, host: str, *marks: str) -> list[str]:
+    """Pids on a host whose environment holds all the marks."""
+    test = " && ".join(f"grep -qz '^{mark}' /proc/$p/environ" for mark in marks)
+    script = f"for p in $(ls /proc | grep '^[0-9]'); do ({test}) 2>/dev/null && echo $p; done; true"
+    return cluster.on(host, "bash", "-c", script, check=False).stdout.split()
+
+
+def _pid_on(cluster: Cluster, host: str, *marks: str) -> str:
+    """The worker's pid, as its host counts."""
+    for pid in _with(cluster, host, *marks):
+        if "worker.py" in cluster.on(host, "cat", f"/proc/{pid}/cmdline").stdout:
+            return pid
+    raise AssertionError(f"no worker with {marks} on {host}")
