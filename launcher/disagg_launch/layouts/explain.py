@@ -54,7 +54,7 @@ def why(demand: Demand, one: Instance, cluster: Cluster, plan: Plan) -> str:
     gpus, needed, has = region.gpus, len(cut(0, demand, region.gpus)), len(one.nodes)
     wants = f"{counted(demand.size, 'GPU')} ({shape(demand.tp, demand.pp, demand.cp)})"
     if has > needed:
-        return f"{wants} lie on {has} nodes where {needed} would do: between its stages it fills gaps, which saves a node"
+        return f"{wants} in the gaps of {has} nodes, though {needed} would do: that saves a node"
     if demand.size <= gpus and has == 1:
         return f"{wants} whole on a node of {gpus}"
     if demand.tp > gpus:
