@@ -44,10 +44,10 @@ def wait_for_end(comm: object, ended: object) -> int:
     return int(status or 0)
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Exit status: the command's own on rank 0, 0 on the others."""
     serving.trace("trtllm-llmapi-launch")
-    if len(sys.argv) < 2:
+    if not words:
         print("Usage: trtllm-llmapi-launch CMD...", file=sys.stderr)
         return 1
     rank = int(first("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMI_ID") or 0)
@@ -61,10 +61,10 @@ def main() -> int:
         print(f"run mgmn worker node with mpi_rank: {rank}", flush=True)
         return wait_for_end(comm, None)
     os.environ["TLLM_SPAWN_PROXY_PROCESS_IPC_HMAC_KEY"] = secrets.token_hex(32)
-    child: subprocess.Popen[bytes] = serving.start(sys.argv[1:])
+    child: subprocess.Popen[bytes] = serving.start(words)
     return wait_for_end(comm, child.poll) if comm else child.wait()
 
 
 if __name__ == "__main__":
-    code = main()
+    code = main(sys.argv[1:])
     sys.exit(128 - code if code < 0 else code)

@@ -176,8 +176,14 @@ def disaggregated_mpi_worker(config_file: str, log_level: str) -> None:
     sys.exit(trtllm_mpi_worker.run(models.router_config(config_file)))
 
 
-if __name__ == "__main__":
+def called(words: list[str]) -> int:
+    """Exit status of the command line; what the real program raises is said in one line."""
     try:
-        main()
-    except (ValidationError, ValueError, TypeError, KeyError) as wrong:
+        main(args=words, prog_name="trtllm-serve")
+    except (ValidationError, ValueError, TypeError, KeyError, AssertionError) as wrong:
         sys.exit(f"{type(wrong).__name__}: {wrong}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(called(sys.argv[1:]))

@@ -19,9 +19,10 @@ def complaints(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
     yield from _added(spec)
     yield from _forms(spec, plan, form)
     yield from _shapes(spec)
-    if spec.engine.quantize and spec.section(spec.engine.quantize.role).model is None:
-        text = "nothing found; engine.quantize writes its checkpoint there, give the folder"
-        yield _say(spec, (f"{spec.engine.quantize.role}_servers", "model"), text)
+    wish = spec.engine.quantize
+    if wish and spec.section(wish.role).model in (None, wish.checkpoint):
+        text = f"found {wish.checkpoint}, which engine.quantize reads; it writes the quantised checkpoint to this path: give another"
+        yield _say(spec, (f"{wish.role}_servers", "model"), text)
 
 
 def _added(spec: Spec) -> Iterator[Complaint]:
