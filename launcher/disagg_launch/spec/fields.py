@@ -33,8 +33,9 @@ def _url(value: str) -> str:
     return value
 
 
-# A text that may be written as a number; load() puts the scalar in as it was written, so 010 stays 010.
-Word = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
+# A text that may be written as a number; `written` puts the number in as it was written, so 010 stays 010.
+WORD = BeforeValidator(_text)
+Word = Annotated[str, WORD, WithJsonSchema({"type": ["string", "number"]})]
 Line = Annotated[str, AfterValidator(no_control)]
 Short = Annotated[Word, AfterValidator(no_control)]
 Url = Annotated[str, AfterValidator(_url)]

@@ -17,6 +17,7 @@ from disagg_launch.spec.explain import explain
 from disagg_launch.spec.inherit import SECTIONS, inherit
 from disagg_launch.spec.model import Section, Topology
 from disagg_launch.spec.source import MOST_CHARACTERS, Source, parse
+from disagg_launch.spec.written import as_written
 
 if TYPE_CHECKING:
     from disagg_launch.importers.draft import Draft
@@ -109,10 +110,9 @@ def _parsed(text: str, file: str) -> tuple[Source, list[Complaint], Optional[Dra
 def check_source(source: Source, wrong: list[Complaint]) -> Spec:
     """The Spec of parsed values; `wrong` is what was wrong with them as YAML."""
     values, conflicts = inherit(source)
-    values = copy.deepcopy(values)
+    values = as_written(Topology, copy.deepcopy(values), source)
     wrong = wrong + conflicts + _spelt(values, source)
     _fill_in(values)
-    _as_written(values, source)
     topology, refused = _validated(values, source)
     wrong += refused
     complained = {one.key for one in wrong}
@@ -190,24 +190,3 @@ def _fill_in(values: dict[Any, Any]) -> None:
             values[key] = section = {k: v for k, v in section.items() if v is not None or k not in Section.model_fields}
             if isinstance(section.get("urls"), list):
                 section.setdefault("num_instances", len(section["urls"]))
-
-
-def _as_written(values: dict[Any, Any], source: Source) -> None:
-    """Put numbers that stand for texts back as they were written: 010, 1.10 and 1e3 stay so."""
-    paths = [("env",), ("router", "env"), ("router", "command"), ("engine", "args"), ("engine", "command"), ("mpi", "args"), ("slurm",)]
-    paths += [(section, key) for section in SECTIONS for key in ("env", "command")]
-    for path in paths:
-        parent: Any = values
-        for part in path[:-1]:
-            parent = parent.get(part) if isinstance(parent, dict) else None
-        inner = parent.get(path[-1]) if isinstance(parent, dict) else None
-        only = ("time", "memory", "switches", "array") if path == ("slurm",) else None
-        if isinstance(inner, dict):
-            parent[path[-1]] = {k: v if only and k not in only else _text(v, (*path, k), source) for k, v in inner.items()}
-        elif isinstance(inner, list):
-            parent[path[-1]] = [_text(v, (*path, i), source) for i, v in enumerate(inner)]
-
-
-def _text(value: Any, path: tuple[Any, ...], source: Source) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return source.texts.get(source.written(path), value) if number else value

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, get_args, get_origin
+
 import pytest
+from pydantic import BaseModel
 
 from disagg_launch import spec
 from disagg_launch.errors import BadInput
+from disagg_launch.spec.fields import WORD
+from disagg_launch.spec.model import Topology
+from disagg_launch.spec.source import parse
+from disagg_launch.spec.written import as_written
 
 SMALL = """\
 model: random:1
@@ -88,6 +95,34 @@ def test_env_is_carried_as_written_and_merged():
     got = spec.loads(SMALL.replace("2}", "2, env: {B: '2', A: 1.10}}") + "env: {A: 010, C: 1e3}\n")
     assert got.context_servers.env == {"A": "1.10", "B": "2", "C": "1e3"}
     assert got.generation_servers.env == got.env == {"A": "010", "C": "1e3"}
+
+
+def words(kind, path=()):
+    """Every place in a model where a number may stand for a text."""
+    inner = get_args(kind)
+    if get_origin(kind) is Annotated and WORD in inner:
+        yield path
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            yield from words(field.rebuild_annotation(), (*path, name))
+    elif get_origin(kind) is dict:
+        yield from words(inner[1], (*path, "KEY"))
+    elif get_origin(kind) is tuple:
+        yield from words(inner[0], (*path, 0))
+    elif inner:
+        yield from words(inner[0], path)
+
+
+@pytest.mark.parametrize("path", list(words(Topology)), ids=str)
+def test_a_number_for_a_text_is_carried_as_written(path):
+    value = "1.10"
+    for part in reversed(path):
+        value = f"[{value}]" if part == 0 else f"{{{part}: {value}}}"
+    source, _ = parse(value, "t.yaml")
+    got = as_written(Topology, source.values, source)
+    for part in path:
+        got = got[part]
+    assert got == "1.10"
 
 
 def test_times_are_texts():
