@@ -81,6 +81,8 @@ class Scope:
             return {"host": host, "port": port, "url": f"{host}:{port}", "name": "router"}[ref.what]
         if ref.of.startswith("@"):
             return self.binding.addresses[int(ref.of[1:])]
+        if ref.what == "address" and reader.task:
+            return self.binding.addresses[reader.task.row.node]
         if ref.of:
             instance = self.plan.instance(ref.of)
         elif reader.task:

@@ -49,9 +49,9 @@ class Desk:
         """Take nobody in any more, and hang up on those who are connected: lease holders see it at once."""
         if self._server is not None:
             self._server.close()
-        for writer in self._connections.values():
-            writer.transport.abort()
-        if self._connections:
+        while self._connections:
+            for writer in self._connections.values():
+                writer.transport.abort()
             await asyncio.wait(set(self._connections))
 
     def tell_leases(self, message: Message, instance: str = "") -> None:

@@ -39,8 +39,9 @@ PROBES_PER_S = 500
 """All instances together are not probed more often than this."""
 NUDGE_S = 0.05
 """A line in an instance's log may bring its next probe forward, to this long after the last."""
-AT_REST = 4
-"""Once ready, probes are this many times rarer."""
+RESTING_PROBES_PER_S = 40
+"""As PROBES_PER_S, once all is ready; and one instance is then probed at most every REST_S."""
+REST_S = 2.0
 
 
 class Gateway:
@@ -235,7 +236,9 @@ class Gateway:
     async def _probe(self, one: Record, path: str) -> None:
         """Ask again and again; sooner when the instance has just said something, rarely once it is ready."""
         ready = self.launch.readiness
-        pace_s = min(ready.interval_s, max(NUDGE_S, len(self.fleet.records) / PROBES_PER_S))
+        count = len(self.fleet.records)
+        pace_s = min(ready.interval_s, max(NUDGE_S, count / PROBES_PER_S))
+        rest_s = max(ready.interval_s, REST_S, count / RESTING_PROBES_PER_S)
         while not self.fleet.stopping:
             if one.started and not one.ended and not one.missing:
                 life = one.starts
@@ -247,7 +250,7 @@ class Gateway:
             await asyncio.sleep(NUDGE_S)
             self.nudges[one.name].clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.nudges[one.name].wait(), ready.interval_s * AT_REST if resting else pace_s)
+                await asyncio.wait_for(self.nudges[one.name].wait(), rest_s if resting else pace_s)
 
     def _changed(self, name: str) -> None:
         self.nudges[name].set()
@@ -299,7 +302,7 @@ class Gateway:
         if cause:
             self.board.note(f"likely cause: {cause.cause}; {cause.remedy}")
         told: Dict[str, Any] = {"log": one.log_path if one else "", "last_lines": lines, **vars(verdict)}
-        told.update(cause._asdict() if cause else {})
+        told.update({"cause": cause.cause, "remedy": cause.remedy} if cause else {})
         folder.write_private(os.path.join(self.run, "state", "verdict.json"), json.dumps(told, indent=1) + "\n")
 
     async def _stop(self) -> None:

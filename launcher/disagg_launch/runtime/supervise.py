@@ -13,6 +13,7 @@ from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import processes, wire
 
 READ_BYTES = 262144
+LOOK_S = 0.001
 SETTLE_S = 0.3
 """How long to wait for the last words of a process that has ended: a grandchild may hold its output open for ever."""
 
@@ -128,9 +129,12 @@ def said(status: int) -> str:
 async def end(find: Callable[[], Set[int]], first: Callable[[], Awaitable[None]], grace_s: float, hasten: asyncio.Event) -> None:
     """`first` (ask politely), then wait until `find` finds nobody, at most `grace_s` or until `hasten`; KILL what is left."""
     await first()
-    deadline = asyncio.get_running_loop().time() + grace_s
-    while find() and asyncio.get_running_loop().time() < deadline and not hasten.is_set():
-        await asyncio.sleep(processes.POLL_S)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + grace_s
+    while (left := find()) and loop.time() < deadline and not hasten.is_set():
+        # looking for hundreds is work that they need the processor for
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(hasten.wait(), processes.POLL_S + len(left) * LOOK_S)
     remaining = find()
     while remaining:
         processes.send(remaining, signal.SIGKILL)

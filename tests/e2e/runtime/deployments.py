@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -23,12 +24,13 @@ ROUTER = (sys.executable, "-I", "-S", str(HERE / "worker.py"), "--port", (Ref("p
 
 
 def free_ports(count):
-    """Different ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Different ports that nobody listens on now, below those that the kernel gives to clients: a probe must not take one."""
+    ports = []
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+    return list(dict.fromkeys(ports)) if len(set(ports)) == count else free_ports(count)
 
 
 def make_plan(sizes, ports, nodes=1):

@@ -71,9 +71,9 @@ def test_time_out_names_who_is_not_ready_and_what_each_last_said(deploy):
     assert "ctx2: role taken" in reason and "i am ctx2" in reason
 
 
-@pytest.mark.parametrize("deaf", [(), ("--deaf",)])
+@pytest.mark.parametrize("deaf", [(), ("--deaf", "1")])
 def test_killing_the_gateway_leaves_nobody(deploy, deaf):
-    run = deploy((1, 1), flags={"ctx0": deaf, "ctx1": ("--fork",)}, policy=STOP_FIRST)
+    run = deploy((1, 1), flags={"ctx0": deaf, "ctx1": ("--fork", "1")}, policy=STOP_FIRST)
     run.up().ready()
     run.process.kill()
     until(lambda: survivors(run.run) == [])
@@ -88,14 +88,14 @@ def test_killing_the_gateway_while_workers_load_leaves_nobody(deploy):
 
 
 def test_stopping_ends_deaf_workers_and_forgotten_grandchildren(deploy):
-    run = deploy((1, 1), flags={"ctx0": ("--deaf",), "ctx1": ("--fork",)}, policy=STOP_FIRST)
+    run = deploy((1, 1), flags={"ctx0": ("--deaf", "1"), "ctx1": ("--fork", "1")}, policy=STOP_FIRST)
     run.up().ready()
     assert len([p for p in survivors(run.run) if "worker.py" in p]) == 4
     assert run.stop() == 130
 
 
 def test_a_second_signal_hastens(deploy):
-    run = deploy(flags={"ctx0": ("--deaf",)}, policy=Policy(grace_s=300))
+    run = deploy(flags={"ctx0": ("--deaf", "1")}, policy=Policy(grace_s=300))
     run.up().ready()
     run.process.send_signal(signal.SIGINT)
     until(lambda: "stopped" in run.text())
@@ -152,7 +152,7 @@ def test_a_death_after_ready_stops_everything_by_default(deploy):
 
 
 def test_restart_brings_the_instance_back_alone(deploy):
-    run = deploy((1, 1), flags={"ctx1": ("--fork",)}, policy=Policy("restart", max_restarts=1, backoff_s=0.1, grace_s=2))
+    run = deploy((1, 1), flags={"ctx1": ("--fork", "1")}, policy=Policy("restart", max_restarts=1, backoff_s=0.1, grace_s=2))
     run.up().ready()
     os.kill(run.pids("ctx1")[0], signal.SIGKILL)
     until(lambda: "ctx1 is back" in run.text())
@@ -180,6 +180,17 @@ def test_ranks_without_mpi_run_side_by_side_and_the_first_to_die_is_named(deploy
     os.kill(victim, signal.SIGKILL)
     assert run.wait() == 6
     assert f"ctx0 ended: rank 2 on {socket.gethostname()}: exit code 137" in run.text()
+
+
+@pytest.mark.slow
+def test_a_hundred_instances_become_ready_and_leave_together(deploy):
+    run = deploy((1,) * 100, readiness=Readiness(limit_s=200, interval_s=0.5))
+    run.up().ready()
+    state = json.loads((run.run / "state" / "status.json").read_text())
+    assert {one["stage"] for one in state["instances"]} == {"healthy"}
+    os.kill(run.pids("ctx63")[0], signal.SIGKILL)
+    assert run.wait() == 6
+    assert "ctx63 ended: rank 0 on" in run.text() and "100 instances: 100 healthy" in run.text()
 
 
 def test_the_gateway_has_no_thread_and_no_process_per_worker(deploy):

@@ -68,7 +68,7 @@ def far(deploy):
         one.wait()
 
 
-@pytest.mark.parametrize("flags", [(), ("--deaf", "--fork")])
+@pytest.mark.parametrize("flags", [(), ("--deaf", "1", "--fork", "1")])
 def test_a_companion_ends_a_worker_whose_gateway_is_gone(far, flags):
     run, desk, worker = far(*flags)
     until(desk.leased)
@@ -89,7 +89,7 @@ def test_a_worker_that_was_replaced_is_ended(far):
 
 
 def test_a_companion_leaves_with_its_worker_and_takes_the_grandchildren(far):
-    run, desk, worker = far("--fork")
+    run, desk, worker = far("--fork", "1")
     until(desk.leased)
     until(lambda: len(survivors(run)) == 3)  # worker, grandchild, companion
     worker.kill()
@@ -121,7 +121,7 @@ def is_companion(process, worker):
 
 
 def test_our_own_workers_hold_a_lease_and_say_why_they_leave(deploy):
-    run = deploy(flags={"ctx0": ("--lease", "--deaf")}, policy=Policy(grace_s=20))
+    run = deploy(flags={"ctx0": ("--lease", "1", "--deaf", "1")}, policy=Policy(grace_s=20))
     run.up().ready()
     worker = psutil.Process(run.pids("ctx0")[0])
     os.kill(run.process.pid, signal.SIGKILL)

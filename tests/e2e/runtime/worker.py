@@ -1,42 +1,19 @@
-"""A worker of thirty lines: serves /health on its port; flags make it slow, sick, deaf or mortal."""
+"""A worker in a few lines: answers every request on its port. Flags (`--name value`) make it slow, sick, deaf or mortal.
 
-import argparse
-import http.server
+--load-s S: sleep first. --die-s S: then end with code 3. --status N: answer that. --deaf 1: ignore SIGTERM. --fork 1: leave a grandchild in
+a session of its own. --lease 1: hold a lease, and end when it is lost. Only what it needs is imported: tests start hundreds.
+"""
+
 import os
 import signal
+import socket
 import sys
 import time
 
-
-def options():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--load-s", type=float, default=0)
-    parser.add_argument("--die-s", type=float, default=None)
-    parser.add_argument("--die-code", type=int, default=3)
-    parser.add_argument("--status", type=int, default=200)
-    parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
-    parser.add_argument("--lease", action="store_true", help="end when the gateway is gone")
-    parser.add_argument("--fork", action="store_true", help="leave a grandchild in a session of its own")
-    return parser.parse_args()
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 
 
-class Health(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(given.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-given = options()
-if given.lease:
+def hold_lease():
     sys.path.insert(0, os.environ["DISAGG_RUN"] + "/runtime.pyz")
     from disagg_launch.runtime import lease
 
@@ -47,17 +24,34 @@ if given.lease:
         os._exit(0)
 
     lease.hold(lost)
+
+
+def serve(port, status):
+    server = socket.create_server(("127.0.0.1", port))
+    answer = f"HTTP/1.1 {status} so\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            try:
+                connection.recv(65536)
+                connection.sendall(answer)
+            except OSError:
+                continue
+
+
+if "--lease" in flags:
+    hold_lease()
 print("i am", os.environ.get("DISAGG_INSTANCE", "router"), "pid", os.getpid(), flush=True)
-if given.deaf:
+if "--deaf" in flags:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if given.fork and os.fork() == 0:
+if "--fork" in flags and os.fork() == 0:
     os.setsid()
     time.sleep(600)
-time.sleep(given.load_s)
-if given.die_s is not None:
-    time.sleep(given.die_s)
+time.sleep(float(flags.get("--load-s", 0)))
+if "--die-s" in flags:
+    time.sleep(float(flags["--die-s"]))
     print("ValueError: no such model", flush=True)
-    sys.exit(given.die_code)
+    sys.exit(3)
 if os.environ.get("DISAGG_INSTANCE_RANK", "0") != "0":
     time.sleep(600)  # only the first rank of an instance owns its port
-http.server.ThreadingHTTPServer(("127.0.0.1", given.port), Health).serve_forever()
+serve(int(flags["--port"]), flags.get("--status", "200"))
