@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test slurm-up slurm-down check clean
+.PHONY: demo serve test slurm-up slurm-down docs check clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -18,6 +18,11 @@ serve: $(VENV)/.reference ## the same, and stays up until Ctrl-C
 test: $(VENV)/.dev ## everything that CI runs; where it may (root and apt-get) with a real Slurm, Open MPI and etcd
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python slurm/testcluster/cluster.py install >&2; fi
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+docs: $(VENV)/.dev ## what is generated from the code; tests hold these files to it
+	$(BIN)/disagg-launch schema > examples/topology.schema.json
+	$(BIN)/disagg-launch schema --markdown > docs/topology.md
+	$(BIN)/disagg-launch lint --table > docs/lint.md
 
 slurm-up: ## a real Slurm cluster on this machine: eval "$$(python3 slurm/testcluster/cluster.py env)" to use it
 	@$(PYTHON) slurm/testcluster/cluster.py install >&2
