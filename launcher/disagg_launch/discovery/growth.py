@@ -122,6 +122,5 @@ def _check(spec: Spec, role: str, count: int) -> None:
     if spec.disagg_cluster:
         least = max(least, getattr(spec.disagg_cluster.minimal_instances, f"{role}_servers"))
     if count < least:
-        raise BadInput(
-            f"{PREFIX[role]}={count}: found fewer than {least}, below which the front door is not ready; use `down` to stop everything"
-        )
+        text = f"the front door is not ready below {least}; ask for more, or stop everything with `down`"
+        raise BadInput(f"{PREFIX[role]}={count}: {text}")

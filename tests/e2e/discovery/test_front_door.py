@@ -66,7 +66,7 @@ class Yard:
         path = self.folder / "router.yaml"
         path.write_text(yaml.safe_dump(config))
         process = self.spawn(sys.executable, "-m", "disagg_launch", "router", "-c", path, "--drain", "1", *extra)
-        until(self._answers, "the front door")
+        until(self.answers, "the front door")
         return process
 
     def worker(self, role: str, registered: bool = True) -> tuple[subprocess.Popen[bytes], int]:
@@ -74,7 +74,7 @@ class Yard:
         port = free_port()
         argv: list[object] = [sys.executable, STANDIN, role, port]
         if registered:
-            options = ["--disagg_cluster_uri", self.uri, "--cluster_name", "test", "--server_role", role, "--host", "127.0.0.1", "--port", port]
+            options = f"--disagg_cluster_uri {self.uri} --cluster_name test --server_role {role} --host 127.0.0.1 --port {port}".split()
             times = ["--heartbeat_interval_sec", 0.5, "--inactive_timeout_sec", 3]
             argv = [sys.executable, "-m", "disagg_launch.runtime", "register", *options, *times, "--", *argv]
         return self.spawn(*argv), port
@@ -93,7 +93,12 @@ class Yard:
         body = {"model": "m", "prompt": "say", "max_tokens": 3}
         return call("POST", f"{self.router}/v1/completions", body)[0]
 
-    def _answers(self) -> bool:
+    def free_port(self) -> int:
+        """A port for a worker."""
+        return free_port()
+
+    def answers(self) -> bool:
+        """Whether the front door answers at all."""
         with contextlib.suppress(OSError):
             return call("GET", f"{self.router}/version")[0] == 200
         return False
@@ -235,7 +240,13 @@ def test_the_metadata_server(yard: Yard, etcd: EtcdServer) -> None:
     for number, role in enumerate(["context", "generation", "generation"]):
         process, own = yard.worker(role, registered=False)
         workers[number] = (process, own)
-        value = {"model": "m", "version": "1", "timestamp": "2026-01-01T00:00:00", "server_role": role.upper(), "url": f"http://127.0.0.1:{own}"}
+        value = {
+            "model": "m",
+            "version": "1",
+            "timestamp": "2026-01-01T00:00:00",
+            "server_role": role.upper(),
+            "url": f"http://127.0.0.1:{own}",
+        }
         until(lambda own=own: _well(own), "the worker")  # type: ignore[misc]
         store.set(f"trtllm/{number}", json.dumps(value))
     store.set("trtllm/other", "{}")
