@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import accumulate
 from typing import Iterable, Mapping, Optional, Sequence
 
 from disagg_launch.place.model import Put, Seat
+
+Chunk = tuple[int, list[range]]  # an instance's number, and its teams on one node
 
 
 def seat(sizes: Sequence[int], puts: Iterable[Put], gpus_of: Mapping[int, int], blocked: Mapping[int, int]) -> tuple[tuple[Seat, ...], ...]:
@@ -19,13 +22,23 @@ def seat(sizes: Sequence[int], puts: Iterable[Put], gpus_of: Mapping[int, int], 
             on_node[put.node][put.piece.owner] += put.piece.teams
     for node, owners in on_node.items():
         free = ((1 << gpus_of[node]) - 1) & ~blocked.get(node, 0)
-        chunks = [(owner, sorted(teams, key=lambda team: team.start)) for owner, teams in owners.items()]
-        # By falling alignment: every start is then a sum of larger powers of two, so on a node without holes all are aligned.
-        for owner, teams in sorted(chunks, key=lambda chunk: (-alignment(sum(map(len, chunk[1]))), chunk[0])):
+        chunks = [(owner, sorted(teams, key=lambda team: team.start)) for owner, teams in sorted(owners.items())]
+        for owner, teams in in_line(chunks):
             gpus = slots(free, teams)
             free &= ~sum(1 << gpu for gpu in gpus)
             _sit(seats[owner], teams, node, gpus)
     return tuple(map(tuple, seats))
+
+
+def in_line(chunks: list[Chunk]) -> list[Chunk]:
+    """The chunks in the order in which they take GPUs: as they are if all come to lie aligned, else by falling alignment.
+
+    Then every start is a sum of larger powers of two, so that on a node without holes all are aligned.
+    """
+    sizes = [sum(map(len, teams)) for _, teams in chunks]
+    if all(start % alignment(size) == 0 for start, size in zip(accumulate(sizes, initial=0), sizes)):
+        return chunks
+    return [chunk for _, chunk in sorted(zip(sizes, chunks), key=lambda pair: -alignment(pair[0]))]
 
 
 def alignment(size: int) -> int:

@@ -64,6 +64,11 @@ def test_powers_of_two_start_at_multiples_of_their_size():
     assert gpus_of(made, 0) == [6]
 
 
+def test_gpus_are_taken_in_plan_order_where_that_leaves_all_aligned():
+    made = layout(instances("context", 2, 1) + instances("generation", 1, 2), Cluster(4))
+    assert [gpus_of(made, i) for i in range(3)] == [[0], [1], [2, 3]]
+
+
 def test_an_instances_nodes_follow_each_other_in_plan_order():
     made = layout(instances("context", 2, 4) + instances("generation", 2, 8, 2), Cluster(8))
     assert nodes_of(made, 0) == [0] * 4
