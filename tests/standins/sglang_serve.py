@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Optional
 
 import dialect
 import flag_table
@@ -25,6 +25,11 @@ class Sglang(dialect.Front):
         """A prefill instance's bootstrap server listens from the start."""
         if self.role == "context":
             await self.side.open(self.host, self.bootstrap_port)
+
+    def told(self, path: str) -> Optional[Any]:
+        """As any engine's, and among the server's arguments the bootstrap port."""
+        found = super().told(path)
+        return {**found, "disaggregation_bootstrap_port": self.bootstrap_port} if found and "disaggregation_mode" in found else found
 
     async def complete(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, AsyncIterator[bytes]]:
         """Prefill leaves its result under the room, decode fetches it there."""

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def routers() -> Path:
     """The folder of the real sglang-router's and vllm-router's programs, installed into .venv-routers once."""
-    with (ROOT / ".venv-routers.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / "disagg-launch-routers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (ROUTERS / "bin/vllm-router").exists():
             subprocess.run([sys.executable, "-m", "venv", str(ROUTERS)], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from engine_deployments import ROOT, Ended
 
 EXAMPLES = ROOT / "examples/engines"
@@ -24,6 +25,14 @@ def test_vllm_behind_the_real_vllm_router(up: Up, expected: str, routers: Path) 
 def test_sglang_behind_the_real_sglang_router(up: Up, expected: str, routers: Path) -> None:
     command = f"{routers / 'python'}, -m, sglang_router.launch_router"
     assert up(routed("sglang-nixl.yaml", "sglang", command)).texts() == (expected, expected)
+
+
+@pytest.mark.parametrize("name", ["vllm-nixl.yaml", "sglang-nixl.yaml"])
+def test_behind_our_own_front_door(up: Up, expected: str, name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    for engine in ("vllm", "sglang"):
+        text = text.replace(f"router:\n  name: {engine}\n", "")
+    assert up(text).texts() == (expected, expected)
 
 
 def test_vllm_over_two_nodes_for_each_instance(up: Up, expected: str, routers: Path) -> None:
