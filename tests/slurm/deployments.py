@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,11 @@ class Deployment:
             lambda: self.instance(name)["restarts"] >= 1 and self.instance(name)["stage"] == "healthy", limit_s, f"for {name} to come back"
         )
         return time.monotonic() - began
+
+    def stamp(self, name: str, text: str) -> float:
+        """When a log said something first, in seconds since 1970."""
+        line = next(line for line in self.log(name).splitlines() if text in line)
+        return datetime.fromisoformat(re.search(r"20\S+Z", line)[0].replace("Z", "+00:00")).timestamp()  # type: ignore[index]
 
     def cancel(self) -> str:
         """End it; what Slurm says of the job then."""
