@@ -107,7 +107,8 @@ class Scheduler:
                 step, began = self._plan(), time.time()
                 if step != Step():
                     self._settle(step.rows, self._rank.lead(step))
-                    self._record(step, began)
+                    if step.rows:
+                        self._record(step, began)
             self._rank.lead(Step(stop=True))
         except Exception as wrong:
             self.lose(f"the model loop failed: {type(wrong).__name__}: {wrong}")

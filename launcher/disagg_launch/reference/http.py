@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Json], Awaitable[None]]
 Handler = Callable[[Receive, Send], Awaitable[None]]
 
+LONG_BODY = 32 << 10
 LONGEST_BODY = 16 << 20
 
 
@@ -108,7 +110,10 @@ class App:
 
     async def _complete(self, receive: Receive, send: Send, chat: bool) -> None:
         self._refuse_unless_serving()
-        ask = api.parse(await _read_body(receive), chat, self._model)
+        raw = await _read_body(receive)
+        # a long text is tokenised beside the event loop, which goes on serving others
+        parse = functools.partial(api.parse, raw, chat, self._model)
+        ask = await asyncio.to_thread(parse) if len(raw) > LONG_BODY else parse()
         if ask.body.stream and not ask.context_only:
             await self._stream(ask, receive, send)
             return

@@ -25,8 +25,6 @@ from disagg_launch.reference.bpe import ByteLevel, Bytes, CharLevel, Tokenizer
 from disagg_launch.reference.gguf import Gguf
 from disagg_launch.reference.grid import Shape
 
-Message = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Model:

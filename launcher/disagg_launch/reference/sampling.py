@@ -27,13 +27,12 @@ def choose(logits: npt.NDArray[np.float32], how: Sampling, number: int) -> int:
         return int(logits.argmax())
     scaled = logits.astype(np.float64) / how.temperature
     weights = np.exp(scaled - scaled.max())
-    order = np.argsort(-weights, kind="stable")
-    if how.top_k > 0:
-        order = order[: how.top_k]
-    cumulative = np.cumsum(weights[order])
+    tokens = np.arange(len(weights))
+    if how.top_k > 0 or how.top_p < 1:
+        tokens = np.argsort(-weights, kind="stable")[: how.top_k or None]
+    cumulative = np.cumsum(weights[tokens])
     if how.top_p < 1:
         # the smallest set of likeliest tokens whose share reaches top_p, never empty
-        keep = int(np.searchsorted(cumulative, how.top_p * cumulative[-1])) + 1
-        cumulative = cumulative[:keep]
+        cumulative = cumulative[: int(np.searchsorted(cumulative, how.top_p * cumulative[-1])) + 1]
     draw = np.random.Generator(np.random.Philox(key=how.seed, counter=number)).random()
-    return int(order[int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))])
+    return int(tokens[int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))])
