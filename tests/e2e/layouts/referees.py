@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,10 +38,8 @@ def open_mpi(plan: Plan, folder: Path, mpirun: Path, form: str) -> dict[int, str
     }[form]
     environ = {**os.environ, "OPAL_PREFIX": str(mpirun.parents[1]), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     argv = [str(mpirun), "--rtos", "donotlaunch", "--display", "map:parseable", *asked]
-    done = subprocess.run(argv, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    start, end = done.stdout.find("<map>"), done.stdout.find("</map>")
-    assert start >= 0 and end > start, f"{shlex.join(argv)}\n{done.stdout}{done.stderr}"
-    tree = ElementTree.fromstring(done.stdout[start:end] + "</map>")
+    said = answer(argv, folder, environ)
+    tree = ElementTree.fromstring(said[said.index("<map>") : said.index("</map>")] + "</map>")
     return {int(rank.attrib["id"]): host.attrib["name"] for host in tree.iter("host") for rank in host.iter("rank")}
 
 
@@ -51,9 +50,18 @@ def mpich(plan: Plan, folder: Path, mpiexec: Path) -> dict[int, str]:
     agent.chmod(0o755)
     argv = [str(mpiexec), "-launcher", "ssh", "-launcher-exec", str(agent), "-f", "machinefile", "-n", str(len(plan.ranks))]
     argv += ["sh", "-c", "echo $PMI_RANK $MEANT_HOST"]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
-    rows = [line.split() for line in done.stdout.splitlines()]
+    rows = [line.split() for line in answer(argv, folder).splitlines()]
     return {int(rank): host for rank, host in rows}
+
+
+def answer(argv: Sequence[str], folder: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """What a launcher prints. One that cannot start (no port or thread left on a busy machine) has said nothing, and is asked again."""
+    for pause_s in (1, 5, 0):
+        done = subprocess.run(argv, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode == 0:
+            return done.stdout
+        time.sleep(pause_s)
+    raise AssertionError(f"{shlex.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
 
 def disagreements(plan: Plan, hosts: Sequence[str], said: dict[int, str], who: str) -> list[str]:
