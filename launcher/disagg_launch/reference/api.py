@@ -13,10 +13,11 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from disagg_launch.reference import bpe, kv
+from disagg_launch.reference import bpe
 from disagg_launch.reference.models import Model
 from disagg_launch.reference.request import Request
 from disagg_launch.reference.sampling import Sampling
+from disagg_launch.reference.ticket import Ticket
 
 Json = dict[str, Any]
 
@@ -141,7 +142,7 @@ def request(ask: Ask, prompt: tuple[int, ...], model: Model, context: int) -> Re
     room = context - len(prompt)
     limit = body.max_completion_tokens or body.max_tokens or (room if ask.chat else 16)
     stop_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else model.tokenizer.stops)
-    ticket: Optional[kv.Ticket] = None
+    ticket: Optional[Ticket] = None
     first: tuple[int, ...] = ()
     if params and params.request_type == "generation_only":
         ticket, first = _handed_over(params)
@@ -160,11 +161,11 @@ def request(ask: Ask, prompt: tuple[int, ...], model: Model, context: int) -> Re
     )
 
 
-def _handed_over(params: DisaggregatedParams) -> tuple[kv.Ticket, tuple[int, ...]]:
+def _handed_over(params: DisaggregatedParams) -> tuple[Ticket, tuple[int, ...]]:
     if not params.first_gen_tokens or params.encoded_opaque_state is None or params.ctx_request_id is None:
         raise BadRequest("generation_only needs first_gen_tokens, ctx_request_id and encoded_opaque_state from the context worker's answer")
     try:
-        ticket = kv.Ticket.decode(params.encoded_opaque_state)
+        ticket = Ticket.decode(params.encoded_opaque_state)
     except ValueError as wrong:
         raise BadRequest(str(wrong)) from None
     if ticket.request != params.ctx_request_id:

@@ -21,6 +21,7 @@ from disagg_launch.reference.comm import Json
 from disagg_launch.reference.rank import Draw, Export, Pull, Pulled, Rank, Row, Step
 from disagg_launch.reference.request import Delta, Limits, Refused, Request, Sequence, capacity, check
 from disagg_launch.reference.text import Text
+from disagg_launch.reference.ticket import Ticket, new_identity
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class Scheduler:
                 if sequence.capacity > buffer:
                     continue  # waits for a fetched cache; others need not wait with it
                 buffer -= sequence.capacity
-                sequence.identity = kv.new_identity()
+                sequence.identity = new_identity()
             pool -= sequence.capacity
             self._waiting.remove(sequence)
             self._start(sequence)
@@ -247,12 +248,12 @@ class Scheduler:
         request.emit(Delta(new, token, finish, ticket))
         self._end(sequence)
 
-    def _keep(self, sequence: Sequence) -> kv.Ticket:
+    def _keep(self, sequence: Sequence) -> Ticket:
         """The ticket for the cache that the ranks have just begun to keep."""
         request, key = sequence.identity
         prompt = len(sequence.request.prompt)
         self._exported[sequence.number] = (request, prompt)
-        return kv.Ticket(request, key, prompt, self._model, self._holders)
+        return Ticket(request, key, prompt, self._model, self._holders)
 
     def _end(self, sequence: Sequence) -> None:
         del self._live[sequence.number]

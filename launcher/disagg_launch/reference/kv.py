@@ -1,7 +1,5 @@
 """The KV hand-over: context ranks keep a finished prompt's cache and serve rectangles of it over TCP; generation ranks pull what they own.
 
-A `Ticket` says who holds which layers and KV heads, and carries the request's secret key; it travels in `encoded_opaque_state`.
-
 On the wire: the server sends 16 random bytes; the client sends a question (JSON with its length before it) that is authenticated by an
 HMAC-SHA256 with the request's key over those bytes and itself; the server answers with JSON, then for a pull with one block per layer:
 float32 (2, KV heads, tokens, head_size), keys first, and its CRC-32.
@@ -9,7 +7,6 @@ float32 (2, KV heads, tokens, head_size), keys first, and its CRC-32.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hmac
 import json
@@ -29,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disagg_launch.reference.grid import Rect
+from disagg_launch.reference.ticket import Holder, Ticket, rect_of
 
 Array = npt.NDArray[np.float32]
 
@@ -43,46 +41,6 @@ CONNECTIONS = 64  # served at once; the kernel's queue holds the rest
 
 class TransferFailed(Exception):
     """The KV cache could not be fetched; the message says from whom and why."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A context rank's KV port and the rectangle it holds."""
-
-    host: str
-    port: int
-    rect: Rect
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """The right to fetch one request's KV cache. `key` is hex; `model` is the fingerprint both sides must share."""
-
-    request: int
-    key: str
-    tokens: int
-    model: str
-    holders: tuple[Holder, ...]
-
-    def encode(self) -> str:
-        """Base64 text for `encoded_opaque_state`."""
-        return base64.b64encode(json.dumps(asdict(self), separators=(",", ":")).encode()).decode()
-
-    @staticmethod
-    def decode(text: str) -> Ticket:
-        """The ticket in that text. ValueError if there is none."""
-        try:
-            raw = json.loads(base64.b64decode(text, validate=True))
-            holders = tuple(Holder(str(one["host"]), int(one["port"]), _rect(one["rect"])) for one in raw["holders"])
-            bytes.fromhex(raw["key"])
-            return Ticket(int(raw["request"]), raw["key"], int(raw["tokens"]), str(raw["model"]), holders)
-        except (TypeError, KeyError, AttributeError, ValueError) as wrong:
-            raise ValueError(f"encoded_opaque_state is not one of ours ({wrong})") from None
-
-
-def new_identity() -> tuple[int, str]:
-    """(request id, key in hex), neither of which can be guessed. The id is a positive 63-bit number."""
-    return secrets.randbelow(2**63 - 1) + 1, secrets.token_hex(32)
 
 
 @dataclass
@@ -182,7 +140,7 @@ class Exports:
                     self.drop(question["request"])
                     _send_text(connection, "{}")
                 else:
-                    self._send(connection, kept, _rect(question["rect"]))
+                    self._send(connection, kept, rect_of(question["rect"]))
         except (OSError, ValueError, KeyError, TypeError, struct.error) as wrong:
             log.info("KV connection ended: %s: %s", type(wrong).__name__, wrong)
         finally:
@@ -250,10 +208,6 @@ def sources(holders: Iterable[Holder], rect: Rect) -> list[tuple[Holder, Rect]]:
     if sum(part.cells for part in parts) != rect.cells:
         raise TransferFailed(f"the context worker's ranks do not cover {rect}: {sorted(parts, key=str)}")
     return [(holder, part) for part, holder in parts.items()]
-
-
-def _rect(raw: Mapping[str, Any]) -> Rect:
-    return Rect(int(raw["layer0"]), int(raw["layer1"]), int(raw["head0"]), int(raw["head1"]))
 
 
 def _listen(host: str) -> socket.socket:

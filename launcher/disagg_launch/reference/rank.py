@@ -16,6 +16,7 @@ from disagg_launch.reference.comm import Comm
 from disagg_launch.reference.llama import Run, Stage
 from disagg_launch.reference.models import Model
 from disagg_launch.reference.sampling import Sampling, choose
+from disagg_launch.reference.ticket import Holder, Ticket
 
 Array = npt.NDArray[np.float32]
 
@@ -57,7 +58,7 @@ class Pull:
     """Fill the cache of sequence `sequence` with what the ticket stands for, in the background."""
 
     sequence: int
-    ticket: kv.Ticket
+    ticket: Ticket
     timeout_s: float
 
 
@@ -93,7 +94,7 @@ class Rank:
         self._cancels: dict[int, threading.Event] = {}
         self._pullers = ThreadPoolExecutor(PULLS_AT_ONCE, thread_name_prefix="kv-pull")
 
-    def holders(self) -> tuple[kv.Holder, ...]:
+    def holders(self) -> tuple[Holder, ...]:
         """The KV ports of all ranks, on the leader; empty elsewhere. Called once by every rank."""
         if not self.exports:
             return ()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional
 
-from disagg_launch.reference import kv
 from disagg_launch.reference.sampling import Sampling
 from disagg_launch.reference.text import Text
+from disagg_launch.reference.ticket import Ticket
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Delta:
     text: str = ""
     token: Optional[int] = None
     finish: str = ""
-    ticket: Optional[kv.Ticket] = None
+    ticket: Optional[Ticket] = None
     error: str = ""
     status: int = 200
 
@@ -50,7 +50,7 @@ class Request:
     stops: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
     context_only: bool = False
-    ticket: Optional[kv.Ticket] = None
+    ticket: Optional[Ticket] = None
     first: tuple[int, ...] = ()
 
 

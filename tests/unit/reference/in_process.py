@@ -15,6 +15,7 @@ from disagg_launch.reference.models import Model
 from disagg_launch.reference.rank import Rank
 from disagg_launch.reference.request import Delta, Limits, Request
 from disagg_launch.reference.sampling import Sampling
+from disagg_launch.reference.ticket import Ticket
 
 LIMITS = Limits(batch=8, sequence=128, iteration=64, pool=4096, buffer=4096, transfer_timeout_s=20.0)
 PATIENCE_S = 60.0
@@ -90,7 +91,7 @@ class Instance:
         seconds = []
         for prompt, first in zip(prompts, [one.answer() for one in asked], strict=True):
             assert first.last.ticket is not None, first
-            ticket = kv.Ticket.decode(first.last.ticket.encode())
+            ticket = Ticket.decode(first.last.ticket.encode())
             seconds.append(to.ask(prompt, limit, ticket=ticket, first=tuple(first.tokens), **more))
         return [one.answer() for one in seconds]
 

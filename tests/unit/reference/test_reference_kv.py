@@ -16,7 +16,8 @@ import pytest
 
 from disagg_launch.reference import kv
 from disagg_launch.reference.grid import Rect
-from disagg_launch.reference.kv import Exports, Holder, Ticket, TransferFailed
+from disagg_launch.reference.kv import Exports, TransferFailed
+from disagg_launch.reference.ticket import Holder, Ticket, new_identity
 
 RECT = Rect(2, 5, 1, 3)  # three layers, two KV heads
 TOKENS, CAPACITY, HEAD_SIZE = 6, 9, 4
@@ -39,7 +40,7 @@ def cache() -> np.ndarray:
 
 def keep(port: Exports, cache: np.ndarray, timeout_s: float = 60.0) -> Ticket:
     """The ticket for a cache that the port now keeps."""
-    request, key = kv.new_identity()
+    request, key = new_identity()
     port.keep(request, key, cache, TOKENS, timeout_s)
     return Ticket(request, key, TOKENS, "model", (port.holder,))
 
@@ -74,7 +75,7 @@ def test_other_texts_are_no_tickets(text: str) -> None:
 
 
 def test_identities_are_never_repeated_and_fit_a_signed_64_bit_number() -> None:
-    identities = {kv.new_identity() for _ in range(1000)}
+    identities = {new_identity() for _ in range(1000)}
     assert len({request for request, _ in identities}) == len({key for _, key in identities}) == 1000
     assert all(0 < request < 2**63 and len(bytes.fromhex(key)) == 32 for request, key in identities)
 
@@ -89,7 +90,7 @@ def test_a_rectangle_is_put_together_from_several_holders(cache: np.ndarray) -> 
     parts = [Rect(2, 4, 1, 2), Rect(2, 4, 2, 3), Rect(4, 5, 1, 2), Rect(4, 5, 2, 3)]
     ports = [Exports("127.0.0.1", "127.0.0.1", rect) for rect in parts]
     try:
-        request, key = kv.new_identity()
+        request, key = new_identity()
         for port, rect in zip(ports, parts, strict=True):
             port.keep(request, key, cache[rect.layer0 - 2 : rect.layer1 - 2, :, rect.head0 - 1 : rect.head1 - 1], TOKENS, 60)
         ticket = Ticket(request, key, TOKENS, "", tuple(port.holder for port in ports))

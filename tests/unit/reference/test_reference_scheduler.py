@@ -15,6 +15,7 @@ from disagg_launch.reference import kv
 from disagg_launch.reference.models import Model
 from disagg_launch.reference.request import Refused
 from disagg_launch.reference.sampling import Sampling
+from disagg_launch.reference.ticket import Holder, Ticket
 
 PROMPTS = [[random.Random(n).randrange(256) for _ in range(3 + 7 * n)] for n in range(12)]
 
@@ -80,7 +81,7 @@ def test_a_sequence_ends_at_the_longest_length(whole: Instance) -> None:
         ({}, [1] * 128, {}, "128 tokens: at most 127 fit"),
         ({"pool": 50}, [1] * 40, {"limit": 30}, "needs 70 tokens of KV cache, the pool has 50"),
         ({"buffer": 30}, [1] * 40, {"context_only": True}, r"40 tokens, the transfer buffer \(max_tokens_in_buffer\) holds 30"),
-        ({}, [1, 2], {"ticket": kv.Ticket(1, "", 2, "other", ()), "first": (1,)}, "another model"),
+        ({}, [1, 2], {"ticket": Ticket(1, "", 2, "other", ()), "first": (1,)}, "another model"),
     ],
 )
 def test_what_can_never_be_served_is_refused(
@@ -175,8 +176,8 @@ def test_a_failed_pull_fails_its_request_only_and_frees_the_other_side(whole: In
 
 def test_a_silent_peer_does_not_stall_the_batch_and_a_cancelled_pull_is_forgotten(model: Model, generation: Instance) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        holder = kv.Holder("127.0.0.1", silent.getsockname()[1], generation.ranks[0].place.rect)
-        stuck = generation.ask([1, 2], ticket=kv.Ticket(9, "00", 2, model.fingerprint, (holder,)), first=(1,))
+        holder = Holder("127.0.0.1", silent.getsockname()[1], generation.ranks[0].place.rect)
+        stuck = generation.ask([1, 2], ticket=Ticket(9, "00", 2, model.fingerprint, (holder,)), first=(1,))
         assert len(generation.answer(PROMPTS[6], 30).tokens) == 30
         assert stuck.deltas.empty()
         generation.scheduler.cancel(stuck.number)
