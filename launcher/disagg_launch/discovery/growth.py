@@ -18,6 +18,7 @@ from disagg_launch.plan import CONTEXT, GENERATION, PREFIX, Instance, Plan, Rank
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
+ROLES = (CONTEXT, GENERATION)
 WISH = re.compile(r"(ctx|gen)=([+-]?)(\d+)")
 BLOCKS = "port_blocks"
 """Key of Plan.router: where the engines' side ports begin, kept from the first plan so that no running process's ports move."""
@@ -54,10 +55,10 @@ def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int
     starts: list[str] = []
     stops: list[str] = []
     counts: dict[str, int] = {}
-    for role in (CONTEXT, GENERATION):
+    for role in ROLES:
         names = [one.name for one in plan.instances if one.role == role]
         running = [name for name in names if name not in asleep]
-        _check(spec, role, wanted[role])
+        check(spec, role, wanted[role])
         more = wanted[role] - len(running)
         stops += running[wanted[role] :]
         woken = [name for name in names if name in asleep][: max(0, more)]
@@ -97,7 +98,7 @@ def _pin(plan: Plan, one: Instance, make: type) -> object:
 
 def _appended(plan: Plan, fresh: Plan, new: Sequence[Instance]) -> Plan:
     """`plan` with the instances `new` of `fresh` behind its own, under new rank numbers and ports that nobody has."""
-    base = int(plan.router.get(BLOCKS, 1 + max((one.port for one in plan.instances), default=0)))
+    base = int(plan.router.get(BLOCKS) or 1 + max(plan.router.get("port", 0), *(one.port for one in plan.instances)))
     port = max(base + ports.NODES * fresh.gpus_per_node * ports.PER_GPU, *(one.port + 1 for one in plan.instances))
     instances, ranks = list(plan.instances), list(plan.ranks)
     for one in new:
@@ -117,7 +118,8 @@ def _renumbered(row: Rank, number: int) -> Rank:
     return replace(row, rank=number)
 
 
-def _check(spec: Spec, role: str, count: int) -> None:
+def check(spec: Spec, role: str, count: int) -> None:
+    """BadInput if `count` running instances of a role are too few for the front door to be ready."""
     least = 1
     if spec.disagg_cluster:
         least = max(least, getattr(spec.disagg_cluster.minimal_instances, f"{role}_servers"))

@@ -38,7 +38,8 @@ def rendezvous(plan: Plan, instance: Instance) -> int:
 
 def _block(plan: Plan, instance: Instance) -> int:
     first = plan.ranks[instance.first_rank]
-    base = 1 + max(plan.router.get("port", 0), *(one.port for one in plan.instances))
+    # a plan that has grown keeps the first plan's blocks: those who run do not learn of others
+    base = plan.router.get("port_blocks") or 1 + max(plan.router.get("port", 0), *(one.port for one in plan.instances))
     number: int = base + (first.node % NODES * plan.gpus_per_node + first.gpu) * PER_GPU
     if number + instance.size * PER_GPU > HIGHEST:
         raise BadInput(f"cluster.base_port: {instance.name} needs ports up to {number + instance.size * PER_GPU}; give a lower base_port")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from disagg_launch.errors import BadInput
+from disagg_launch.errors import BackendRefused, BadInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def bound(plan: Plan, hosts: tuple[str, ...], addresses: tuple[str, ...] = ()) -
 def on_this_machine(plan: Plan) -> Binding:
     """Every node of the plan is this machine."""
     return bound(plan, (LOOPBACK,) * max(1, plan.node_count))
+
+
+def extended(binding: Binding, node_count: int) -> Binding:
+    """The binding with at least `node_count` hosts. On one machine there are always more; elsewhere BackendRefused."""
+    missing = node_count - len(binding.hosts)
+    if missing <= 0:
+        return binding
+    if set(binding.addresses) != {LOOPBACK}:
+        raise BackendRefused(f"{node_count} nodes are needed, there are {len(binding.hosts)}: ask for more with cluster.spare_nodes")
+    return Binding(binding.hosts + (LOOPBACK,) * missing, binding.addresses + (LOOPBACK,) * missing)
 
 
 def to_json(binding: Binding) -> str:

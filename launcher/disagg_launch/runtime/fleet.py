@@ -34,9 +34,7 @@ class Fleet:
         self.records = {i.name: record.of_instance(plan, i, binding.addresses[i.nodes[0]]) for i in plan.instances}
         host = bindings.router_host(launch, binding)
         self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, launch.router.port, "logs/router.log")
-        self.step_of = {name: start for start in launch.starts for name in start.instances}
-        self.tasks = {start.step: tasks_of(plan, start, launch.workers) for start in launch.starts}
-        self.rank_record = {r.rank: self.records[r.instance] for r in plan.ranks}
+        self._index()
         self.nursery = Nursery()
         self.children: Dict[str, Child] = {}
         self.stopping = False
@@ -45,6 +43,21 @@ class Fleet:
         """Hosts that have not been heard of; a report from one takes it out."""
         self._gone: Dict[str, List[int]] = {}
         self._blamed: Dict[str, tuple[int, str]] = {}
+
+    def _index(self) -> None:
+        plan, launch = self.plan, self.launch
+        self.step_of = {name: start for start in launch.starts for name in start.instances}
+        self.tasks = {start.step: tasks_of(plan, start, launch.workers) for start in launch.starts}
+        self.rank_record = {r.rank: self.records[r.instance] for r in plan.ranks}
+
+    def adopt(self, plan: Plan, launch: Launch) -> List[Record]:
+        """Go on with a plan that has more instances behind those there are; the new records. BackendRefused if hosts are missing."""
+        self.binding = bindings.extended(self.binding, plan.node_count)
+        self.plan, self.launch = plan, launch
+        new = [record.of_instance(plan, i, self.binding.addresses[i.nodes[0]]) for i in plan.instances if i.name not in self.records]
+        self.records.update({one.name: one for one in new})
+        self._index()
+        return new
 
     def now_s(self) -> float:
         """The gateway's clock."""

@@ -15,13 +15,13 @@ import secrets
 import signal
 import socket
 import subprocess
-from typing import Any, Coroutine, Dict, List, Optional, Sequence, Set
+from typing import Any, Coroutine, Dict, Iterable, List, Optional, Sequence, Set
 
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
+from disagg_launch.runtime import allocation, bootstrap, causes, folder, probe, processes
 from disagg_launch.runtime import binding as bindings
-from disagg_launch.runtime import bootstrap, causes, folder, probe, processes
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
@@ -30,6 +30,7 @@ from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.reports import Reports
+from disagg_launch.runtime.scaling import Scaling
 
 STOPPED = "stopped"
 TICK_S = 0.5
@@ -57,6 +58,7 @@ class Gateway:
         self.asked_to_stop = False
         self.restarting: Set[str] = set()
         self.hopeless: Optional[Verdict] = None
+        self.scaling = Scaling(self)
         self.address = ""
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -69,6 +71,7 @@ class Gateway:
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
         self.nudges = {name: asyncio.Event() for name in (*self.fleet.records, ROUTER)}
         reports = Reports(self.fleet, self.life, lambda: self.state, self._stop_asked, self.wake.set)
+        reports.kinds.update({"change": self.scaling.change, "progress": self.scaling.progress})
         self.desk = Desk(self.token.encode(), self.launch.policy.fence_s, reports.answer, reports.lost, reports.hear)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self._signalled, number)
@@ -101,7 +104,7 @@ class Gateway:
         if self.launch.router.early:
             await self._start_router()
         for start in self.launch.starts:
-            await self.fleet.start_step(start, self._environ())
+            await self.fleet.start_step(start, self.environ())
             await asyncio.sleep(0)
 
     def _claim_router_port(self) -> None:
@@ -112,9 +115,7 @@ class Gateway:
             raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
 
     async def _until_ready(self) -> Verdict:
-        health = {w.instance: w.health for w in self.launch.workers}
-        for name, one in self.fleet.records.items():
-            self._spawn(self._probe(one, health[name]))
+        self._probe_all(self.fleet.records.values())
         ones = [*self.fleet.records.values(), *([self.fleet.router] if self.launch.router.early else [])]
         began = self.loop.time()
         while True:
@@ -125,6 +126,17 @@ class Gateway:
             if verdict.state != WAIT:
                 return verdict
             await self._pause()
+
+    def _probe_all(self, ones: Iterable[Record]) -> None:
+        health = {w.instance: w.health for w in self.launch.workers}
+        for one in ones:
+            self.spawn(self._probe(one, health[one.name]))
+
+    def adopt(self, plan: Plan, launch: Launch, new: Sequence[Record]) -> None:
+        """Go on with a plan that has more instances; `new` are their records."""
+        self.plan, self.launch = plan, launch
+        self.nudges.update({one.name: asyncio.Event() for one in new})
+        self._probe_all(new)
 
     async def _open_router(self) -> Verdict:
         """Start the router, once, if it is not there; READY when its health answers 200."""
@@ -143,8 +155,8 @@ class Gateway:
             await self._pause()
 
     async def _start_router(self) -> None:
-        await self.fleet.start_router(self._environ())
-        self._spawn(self._probe(self.fleet.router, self.launch.router.health))
+        await self.fleet.start_router(self.environ())
+        self.spawn(self._probe(self.fleet.router, self.launch.router.health))
 
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
@@ -170,7 +182,7 @@ class Gateway:
                 how = f"{one.name} ended again after {policy.max_restarts} restarts (restart.max_restarts): {one.ended}"
                 return Verdict(FAILED, how, one.code, one.name)
             self.restarting.add(one.name)
-            self._spawn(self._restart(one))
+            self.spawn(self._restart(one))
         return None
 
     async def _restart(self, one: Record) -> None:
@@ -178,52 +190,54 @@ class Gateway:
         pause_s = self.launch.policy.backoff_s * 2 ** (one.starts - 1)
         self.board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {self.launch.policy.max_restarts} in {pause_s:g} s")
         if one is not self.fleet.router:
-            await self._tell_router(one, "gone")
+            await self.tell_router(one, "gone")
             # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
             self.desk.tell_leases({"stop": True}, one.name)
-            await self.fleet.end_step(self.fleet.step_of[one.name], self._environ(), self.hasten)
+            await self.fleet.end_step(self.fleet.step_of[one.name], self.environ(), self.hasten)
         await asyncio.sleep(pause_s)
         if self.fleet.stopping:
             return
         try:
             if one is self.fleet.router:
-                await self.fleet.start_router(self._environ())
+                await self.fleet.start_router(self.environ())
             else:
                 await self._move(one)
-                await self.fleet.start_step(self.fleet.step_of[one.name], self._environ())
+                await self.fleet.start_step(self.fleet.step_of[one.name], self.environ())
         except BackendRefused as refused:
             self.hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
             self.wake.set()
             return
         finally:
             self.restarting.discard(one.name)
-        await self._until_healthy(one)
+        await self.until_healthy(one)
 
     async def _move(self, one: Record) -> None:
         """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
         old = Record(one.name, one.host, one.port, one.log_path)
         before = self.fleet.binding
-        moved = await self.fleet.leave_lost_hosts(self.fleet.step_of[one.name], self._environ())
+        moved = await self.fleet.leave_lost_hosts(self.fleet.step_of[one.name], self.environ())
         for node in moved:
             self.board.note(f"node {node} of the plan is {self.fleet.binding.hosts[node]} from now on: {before.hosts[node]} is lost")
         if moved:
             folder.write_bound(self.run, self.plan, self.launch, self.fleet.binding)
         if one.host != old.host:
-            await self._tell_router(old, "remove")
+            await self.tell_router(old, "remove")
 
-    async def _until_healthy(self, one: Record) -> None:
+    async def until_healthy(self, one: Record) -> None:
+        """Wait for an instance or the router that was started again, and let the router use it; back too when it ended."""
         life, deadline = one.starts, self.loop.time() + self.launch.readiness.limit_s
         while one.starts == life and not one.ended and not self.fleet.stopping:
             if one.seen is not None and one.seen.healthy and not one.missing:
-                self.board.note(f"{one.name} is back")
+                self.board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
                 if one is not self.fleet.router:
-                    await self._tell_router(one, "undrain")
+                    await self.tell_router(one, "undrain")
                 return
             if self.loop.time() > deadline:
                 one.end(f"not ready within {self.launch.readiness.limit_s:g} s of its restart", self.loop.time())
             await asyncio.sleep(processes.POLL_S)
 
-    async def _tell_router(self, one: Record, what: str) -> None:
+    async def tell_router(self, one: Record, what: str) -> None:
+        """POST /admin/`what` for an instance; that it was in vain is noted."""
         router = self.fleet.router
         # with its role the router takes an instance in that it does not know: one that comes back on another host
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
@@ -243,7 +257,7 @@ class Gateway:
             if one.started and not one.ended and not one.missing:
                 life = one.starts
                 seen = await probe.probe(one.host, one.port, path, ready.probe_s)
-                if one.starts == life and seen != one.seen:
+                if one.started and one.starts == life and seen != one.seen:
                     one.seen = seen
                     self.wake.set()
             resting = self.state == "ready" and one.seen is not None and one.seen.healthy
@@ -286,9 +300,10 @@ class Gateway:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             # tells a later job's status from what an earlier job of this folder left behind
-            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "job": allocation.job(os.environ),
             "router": self.fleet.router.as_dict(),
             "instances": [one.as_dict() for one in self.fleet.records.values()],
+            "resting": sorted(self.scaling.resting),
         }
 
     def _announce(self, verdict: Verdict) -> None:
@@ -308,7 +323,7 @@ class Gateway:
     async def _stop(self) -> None:
         self.state = "stopping"
         self.board.save(self.status(), final=True)
-        await self.fleet.stop(self._environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
+        await self.fleet.stop(self.environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
         for task in self._tasks:
             task.cancel()
         await self.desk.close()
@@ -326,11 +341,12 @@ class Gateway:
         self.asked_to_stop = True
         self.wake.set()
 
-    def _environ(self) -> Dict[str, str]:
+    def environ(self) -> Dict[str, str]:
         """What every child gets on top of the gateway's own environment."""
         return {**os.environ, GATEWAY: self.address, "DISAGG_RUN": self.run, LIFE: self.life}
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have work done beside everything else, until the end."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)

@@ -22,8 +22,6 @@ class Reports:
 
     def __init__(self, fleet: Fleet, life: str, state: Callable[[], str], stop: Callable[[], None], changed: Callable[[], None]) -> None:
         self.fleet, self.life, self.state, self.stop, self.changed = fleet, life, state, stop, changed
-        self.plan: Plan = fleet.plan
-        self.launch: Launch = fleet.launch
         self.own_name = socket.gethostname()
         self.kinds: Dict[str, Callable[[Message, str], Message]] = {
             "role": self._role,
@@ -32,6 +30,16 @@ class Reports:
             "stop": self._stop,
             "state": self._state,
         }
+
+    @property
+    def plan(self) -> Plan:
+        """The fleet's plan, which may grow."""
+        return self.fleet.plan
+
+    @property
+    def launch(self) -> Launch:
+        """The fleet's launch."""
+        return self.fleet.launch
 
     def answer(self, message: Message, peer: str) -> Message:
         """What the sender is told; {"refused": sentence} when it may not go on."""

@@ -1,0 +1,173 @@
+"""Changes of a running deployment: instances come, go or are replaced one by one, while the others serve on and nobody moves.
+
+A change is a folder with a new plan.json, launch.json and what they speak of, rendered beside the run folder's own; the plan holds every
+instance there is, as it is, and new ones behind them. Who goes is drained first: no new requests, those under way finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Iterator, List, Set, Tuple
+
+from disagg_launch import launch as launches
+from disagg_launch import plan as plans
+from disagg_launch.errors import BackendRefused
+from disagg_launch.launch import Launch
+from disagg_launch.plan import Plan
+from disagg_launch.runtime import folder
+from disagg_launch.runtime.desk import Message
+from disagg_launch.runtime.record import Record
+
+if TYPE_CHECKING:
+    from disagg_launch.runtime.gateway import Gateway
+
+LOOK_S = 0.2
+ANSWER_S = 5.0
+KV_S = 1.0
+"""A context worker without requests lives so much longer: what it computed last is perhaps still being fetched."""
+
+
+class Scaling:
+    """One change at a time. `resting` are the instances that were stopped on purpose; they keep their places in the plan."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._busy = False
+        self._problems: List[str] = []
+        self.resting: Set[str] = set()
+
+    def change(self, message: Message, peer: str) -> Message:
+        """Begin a change: "folder" (inside the run folder), and the names of "starts", "stops" and "replaces"; "drain_s"."""
+        gateway = self._gateway
+        if self._busy or gateway.state != "ready":
+            return {"refused": "another change is under way" if self._busy else f"the deployment is {gateway.state}, not ready"}
+        try:
+            self._adopt(os.path.join(gateway.run, "state", os.path.basename(message["folder"])))
+        except (OSError, ValueError, KeyError, BackendRefused) as problem:
+            return {"refused": str(problem)}
+        self._busy, self._problems = True, []
+        gateway.spawn(self._carry_out(message))
+        return {"ok": True}
+
+    def progress(self, message: Message, peer: str) -> Message:
+        """How the last change goes."""
+        return {"busy": self._busy, "problems": self._problems, "resting": sorted(self.resting)}
+
+    def _adopt(self, fresh: str) -> None:
+        """Take over the new plan and files. ValueError if somebody who runs would have to move."""
+        gateway = self._gateway
+        plan, launch = _read(fresh)
+        fixed = len(gateway.plan.instances), len(gateway.plan.ranks)
+        if plan.instances[: fixed[0]] != gateway.plan.instances or plan.ranks[: fixed[1]] != gateway.plan.ranks:
+            raise ValueError("the new plan moves an instance that runs: plan it again with `disagg-launch scale`")
+        new = gateway.fleet.adopt(plan, launch)
+        _replace(fresh, gateway.run)
+        folder.write_bound(gateway.run, plan, launch, gateway.fleet.binding)
+        gateway.adopt(plan, launch, new)
+        self.resting |= {one.name for one in new}
+
+    async def _carry_out(self, message: Message) -> None:
+        gateway, drain_s = self._gateway, float(message.get("drain_s", 60))
+        try:
+            await asyncio.gather(*(self._begin(gateway.fleet.records[name]) for name in message["starts"]))
+            for name in message["stops"]:
+                await self._end(gateway.fleet.records[name], drain_s)
+            for name in message["replaces"]:
+                if not self._problems:  # whoever follows would meet the same
+                    await self._end(gateway.fleet.records[name], drain_s)
+                    await self._begin(gateway.fleet.records[name])
+        finally:
+            self._busy = False
+
+    async def _begin(self, one: Record) -> None:
+        """Start an instance, and have requests sent to it once it is healthy; one that fails is put to rest again."""
+        gateway = self._gateway
+        with self._alone(one):
+            gateway.board.note(f"{one.name} is started")
+            try:
+                await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
+                self.resting.discard(one.name)
+                await gateway.until_healthy(one)
+            except BackendRefused as refused:
+                one.end(str(refused), gateway.loop.time())
+            if one.ended:
+                last = "; ".join(one.last_lines(3))
+                self._problems.append(f"{one.name} did not come up: {one.ended}" + (f" ({last})" if last else ""))
+                gateway.board.note(self._problems[-1])
+                await self._stop(one)
+
+    async def _end(self, one: Record, drain_s: float) -> None:
+        gateway = self._gateway
+        with self._alone(one):
+            gateway.board.note(f"{one.name} is drained")
+            await gateway.tell_router(one, "drain")
+            left = await self._drained(one, drain_s)
+            if left:
+                self._problems.append(f"{one.name} still had {left} requests after {drain_s:g} s; they were cut")
+            await gateway.tell_router(one, "remove")
+            await self._stop(one)
+            gateway.board.note(f"{one.name} is stopped")
+
+    async def _stop(self, one: Record) -> None:
+        gateway = self._gateway
+        gateway.desk.tell_leases({"stop": True}, one.name)
+        await gateway.fleet.end_step(gateway.fleet.step_of[one.name], gateway.environ(), gateway.hasten)
+        one.renew()
+        one.starts = 0  # what was wished for does not count as a failure
+        self.resting.add(one.name)
+
+    async def _drained(self, one: Record, drain_s: float) -> int:
+        """How many requests the instance still has: 0 when it could finish in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_s
+        while True:
+            active = await loop.run_in_executor(None, self._active, one)
+            if active == 0 and one.role == plans.CONTEXT:
+                await asyncio.sleep(KV_S)
+            if active == 0 or loop.time() > deadline:
+                return active
+            await asyncio.sleep(LOOK_S)
+
+    def _active(self, one: Record) -> int:
+        """Requests that the router has given the instance; 0 when the router knows no such worker."""
+        router = self._gateway.fleet.router
+        connection = http.client.HTTPConnection(router.host, router.port, timeout=ANSWER_S)
+        try:
+            connection.request("GET", "/admin/workers", headers={"Authorization": f"Bearer {self._gateway.token}"})
+            rows = json.loads(connection.getresponse().read())
+            return sum(row["active"] for row in rows if (row["host"], row["port"]) == (one.host, one.port))
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+            return 0  # a router that is not there gives nobody requests
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _alone(self, one: Record) -> Iterator[None]:
+        """While it lasts, the end of this instance is nobody else's business."""
+        self._gateway.restarting.add(one.name)
+        try:
+            yield
+        finally:
+            self._gateway.restarting.discard(one.name)
+
+
+def _read(path: str) -> Tuple[Plan, Launch]:
+    with open(os.path.join(path, "plan.json"), encoding="utf-8") as file:
+        plan = plans.from_json(file.read())
+    with open(os.path.join(path, "launch.json"), encoding="utf-8") as file:
+        return plan, launches.from_json(file.read())
+
+
+def _replace(fresh: str, run: str) -> None:
+    """Every file of `fresh` goes to its place in the run folder, each at once."""
+    for where, _, names in os.walk(fresh):
+        to = os.path.join(run, os.path.relpath(where, fresh))
+        os.makedirs(to, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(where, name), os.path.join(to, name))
+    shutil.rmtree(fresh)
