@@ -13,6 +13,7 @@ import pytest
 from deployments import survivors, until
 
 from disagg_launch.launch import Policy, Readiness, Worker
+from disagg_launch.runtime import wire
 
 STOP_FIRST = Policy(grace_s=1)
 
@@ -91,6 +92,35 @@ def test_stopping_ends_deaf_workers_and_forgotten_grandchildren(deploy):
     run = deploy((1, 1), flags={"ctx0": ("--deaf", "1"), "ctx1": ("--fork", "1")}, policy=STOP_FIRST)
     run.up().ready()
     assert len([p for p in survivors(run.run) if "worker.py" in p]) == 4
+    assert run.stop() == 130
+
+
+def test_ctrl_c_while_workers_load_is_130(deploy):
+    run = deploy((1, 1), flags={"ctx1": ("--load-s", "60")})
+    run.up()
+    until(lambda: run.run.joinpath("logs/ctx1.log").exists() and run.pids("ctx1"))
+    assert run.stop() == 130 and not (run.run / "logs" / "router.log").exists()
+
+
+def test_a_rank_on_another_host_than_its_nodes_is_refused(deploy):
+    run = deploy()
+    run.up("--hosts", "192.0.2.7")
+    assert run.ready() == "" and run.wait() == 6
+    assert f"it runs on {socket.gethostname()}, node 0" in run.text()
+
+
+def test_a_stranger_without_the_token_is_not_heard(deploy):
+    run = deploy()
+    run.up().ready()
+    address = json.loads((run.run / "state" / "gateway.json").read_text())["address"]
+    with pytest.raises((ValueError, OSError, KeyError)):
+        wire.ask(address, b"guessed", {"kind": "stop"})["ok"]
+    token = wire.read_token(str(run.run))
+    assert wire.ask(address, token, {"kind": "state"})["state"] == "ready"
+    assert "does not know messages of kind 'x'" in wire.ask(address, token, {"kind": "x"})["refused"]
+    for noise in (b"\n", b"[]\n", b"x" * 70_000 + b"\n"):
+        with socket.create_connection(wire.address_of(address)) as stranger:
+            stranger.sendall(noise)
     assert run.stop() == 130
 
 
