@@ -12,7 +12,7 @@ import time
 from typing import Any, Dict, List, Sequence
 
 from disagg_launch.runtime.folder import write_private
-from disagg_launch.runtime.readiness import HEALTHY, STAGES, Observation, describe
+from disagg_launch.runtime.readiness import HEALTHY, STAGES, Observation
 from disagg_launch.runtime.record import timestamp
 
 PAINT_S = 0.1
@@ -101,4 +101,4 @@ class Board:
 
 
 def _line(one: Observation) -> str:
-    return f"[{MARKS[one.stage]}] {describe(one)}"
+    return f"[{MARKS[one.stage]}] {one.instance:8} {one.stage:10} {one.last_line or one.detail}".rstrip()

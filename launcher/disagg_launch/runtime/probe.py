@@ -48,6 +48,8 @@ async def _ask(host: str, port: int, request: bytes, path: str, patience_s: floa
         return Seen(status, True, f"{path} answers {status}" if status else f"what listens on port {port} does not speak HTTP")
     except asyncio.TimeoutError:
         return Seen(0, writer is not None, f"no answer from {host}:{port} within {patience_s:g} s")
+    except ConnectionRefusedError:
+        return Seen(0, False, f"nobody listens on {host}:{port}")
     except (OSError, ValueError) as problem:
         return Seen(0, writer is not None, f"{host}:{port}: {problem.strerror if isinstance(problem, OSError) else problem}")
     finally:

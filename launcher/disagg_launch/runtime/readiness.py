@@ -15,7 +15,7 @@ WAIT, READY, FAILED = "wait", "ready", "failed"
 class Observation:
     """What is known of one instance now.
 
-    `missing`: its ranks (global numbers) that have not reported. `detail`: what it, or its probe, last said.
+    `missing`: its ranks (global numbers) that have not reported. `detail`: what its probe saw; `last_line`: what it last said.
     `ended`: how it ended ("rank 0 on node3: exit code 3"), "" while it lives; `ended_s` when, on the gateway's clock.
     `code`: the exit status that its end deserves.
     """
@@ -24,6 +24,7 @@ class Observation:
     stage: str = SCHEDULED
     missing: Tuple[int, ...] = ()
     detail: str = ""
+    last_line: str = ""
     ended: str = ""
     ended_s: float = 0.0
     code: int = WorkerDied.exit_code
@@ -71,8 +72,9 @@ def judge(observations: Sequence[Observation], waited_s: float, limit_s: float) 
 
 def describe(one: Observation) -> str:
     """One line about an instance: its stage, the ranks that are missing, and what it last said."""
-    missing = f", ranks {_ranges(one.missing)} have not reported" if one.missing else ""
-    return f"{one.instance}: {one.stage}{missing}{': ' + one.detail if one.detail else ''}"
+    missing = f"no word of rank{'s' * (len(one.missing) > 1)} {_ranges(one.missing)}" if one.missing else ""
+    parts = [one.stage, missing, one.detail, one.last_line and f"last line: {one.last_line}"]
+    return f"{one.instance}: {'; '.join(part for part in parts if part)}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

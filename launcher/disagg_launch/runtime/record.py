@@ -80,12 +80,10 @@ class Record:
 
     def observed(self) -> Observation:
         """What the judge is told."""
-        words = [self.seen.detail] if self.seen is not None and not self.seen.healthy else []
-        last = self.last_lines(1)
-        words += [f"last line: {last[0]}"] if last else []
-        return Observation(
-            self.name, self.stage, self.missing if self.started else (), "; ".join(words), self.ended, self.ended_s, self.code
-        )
+        seen = self.seen
+        detail = seen.detail if seen is not None and not seen.healthy else ""
+        missing = self.missing if self.started else ()
+        return Observation(self.name, self.stage, missing, detail, "".join(self.last_lines(1)), self.ended, self.ended_s, self.code)
 
     def last_lines(self, count: int = SHOWN_LINES) -> List[str]:
         """Its last lines that say something, oldest first."""
@@ -100,6 +98,7 @@ class Record:
             "url": f"http://{self.host}:{self.port}",
             "stage": seen.stage,
             "detail": seen.detail,
+            "last_line": seen.last_line,
             "ended": self.ended,
             "restarts": max(0, self.starts - 1),
             "log": self.log_path,

@@ -69,7 +69,7 @@ def test_time_out_names_who_is_not_ready_and_what_each_last_said(deploy):
     assert run.ready() == "" and run.wait() == 5
     reason = json.loads((run.run / "state" / "verdict.json").read_text())["reason"]
     assert "2 of 3 instances" in reason and "/health answers 503" in reason and "ctx0" not in reason
-    assert "ctx2: role taken" in reason and "i am ctx2" in reason
+    assert "ctx2: role taken; nobody listens on" in reason and "i am ctx2" in reason
 
 
 @pytest.mark.parametrize("deaf", [(), ("--deaf", "1")])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from disagg_launch.runtime.readiness import FAILED, HEALTHY, READY, STAGES, STARTED, WAIT, Observation, describe, judge, stage_of
 
 UP = Observation("ctx0", HEALTHY)
-LOADING = Observation("gen0", STARTED, detail="last line: loading 3 of 9")
+LOADING = Observation("gen0", STARTED, detail="nobody listens on node1:8001", last_line="loading 3 of 9")
 
 
 def test_waits_for_the_last_instance_by_name():
@@ -37,8 +37,8 @@ def test_time_out_tells_everyone_who_is_late_and_only_them():
     verdict = judge([UP, LOADING, Observation("gen1", STARTED, missing=(4, 5, 6, 9))], 10, 10)
     assert (verdict.state, verdict.exit_code) == (FAILED, 5)
     assert "ctx0" not in verdict.reason
-    assert "gen0: started: last line: loading 3 of 9" in verdict.reason
-    assert "gen1: started, ranks 4-6,9 have not reported" in verdict.reason
+    assert "gen0: started; nobody listens on node1:8001; last line: loading 3 of 9" in verdict.reason
+    assert "gen1: started; no word of ranks 4-6,9" in verdict.reason
 
 
 @pytest.mark.parametrize(
