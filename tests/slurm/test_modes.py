@@ -104,7 +104,7 @@ def test_a_heterogeneous_job(cluster: Cluster, tmp_path: Path) -> None:
     )
     one = Deployment(cluster, tmp_path, spec).submit().ready()
     held = {name: one.ask(name)["host"] for name in ("ctx0", "ctx1", "gen0")}
-    kinds = {name: cluster.login("sinfo", "-h", "-n", host, "-o", "%P", "-p", "big,small").stdout.strip() for name, host in held.items()}
+    kinds = {name: cluster.login("sinfo", "-h", "-N", "-p", "batch", "-n", host, "-o", "%f").stdout.strip() for name, host in held.items()}
     assert kinds == {"ctx0": "big", "ctx1": "big", "gen0": "small"}
     one.cancel()
     assert "leaving in order" in one.log("gen0"), "the second part's steps end in order too"
@@ -146,3 +146,21 @@ def test_a_profile_made_by_asking_this_cluster_works(cluster: Cluster, tmp_path:
     one.submit().ready()
     assert one.instance("ctx0")["url"].startswith("http://")
     one.cancel()
+
+
+def test_an_array_of_two_topologies(cluster: Cluster, tmp_path: Path) -> None:
+    specs = [topology(name=f"a{n}", port=8100 + n, context_servers={"num_instances": n + 1}) for n in range(2)]
+    ones = [Deployment(cluster, tmp_path, spec) for spec in specs]
+    alike = ones[0].command("submit", *(str(one.spec) for one in ones), "--run", str(tmp_path / "array"), check=False)
+    assert (alike.returncode, "port 8001" in alike.stderr) == (2, True)
+    specs[1]["cluster"]["base_port"] = 8201
+    ones[1] = Deployment(cluster, tmp_path, specs[1])
+    folder = tmp_path / "array"
+    job = ones[0].command("submit", *(str(one.spec) for one in ones), "--run", str(folder)).stdout.strip()
+    for number, one in enumerate(ones):
+        one.run, one.job = folder / str(number), f"{job}_{number}"
+        one.ready()
+        assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
+    assert [len(one.status()["instances"]) for one in ones] == [2, 3]
+    for one in ones:
+        assert one.job in one.cancel()

@@ -81,6 +81,20 @@ def router(spec: Spec, front: Router) -> Router:
     return replace(front, argv=("bash", ROUTER, *front.argv), stop=("bash", STOP, "router"))
 
 
+def array(jobs: Mapping[str, str]) -> File:
+    """One job.sbatch for an array whose tasks run the job scripts `jobs` (folder -> text) in their folders.
+
+    A task is given as many nodes as the largest asks for; what it does not need is spare. BadInput when they differ in anything else.
+    """
+    headers = [header.read(text) for text in jobs.values()]
+    text = text_of(
+        "slurm/array.sbatch.j2",
+        last=len(jobs) - 1,
+        options=[Raw(line) for line in header.merged(list(jobs), headers)],
+    )
+    return File("job.sbatch", text, RUNNABLE)
+
+
 def gateway(folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     """The command that runs the deployment inside the allocation of `environ`. BackendRefused outside of one."""
     allocation.hosts(environ)
@@ -118,9 +132,11 @@ def _most_on_a_node(tasks: list[Task], part: Component) -> int:
 
 def _survey(job: Job, number: int) -> Words:
     """A step with one task on every host of one part of the job."""
-    count = job.parts[number].count
-    group = [f"--het-group={number}"] if len(job.parts) > 1 else []
-    place = ["--job-name=addresses", *group, f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1"]
+    several = len(job.parts) > 1
+    # counted in the job, which may have been given more nodes than this run needs
+    count = f"$SLURM_JOB_NUM_NODES_HET_GROUP_{number}" if several else "$SLURM_JOB_NUM_NODES"
+    group = [f"--het-group={number}"] if several else []
+    place = ["--job-name=addresses", *group, Raw(f'--nodes="{count}"'), Raw(f'--ntasks="{count}"'), "--ntasks-per-node=1"]
     return ["srun", *place, "--overlap", *_gpus(job.gpus_flag, 0), "--mpi=none", "--export=ALL"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Slurm, Spec
 
 # no blanks, quotes, backslashes or #: sbatch would split, strip or end the line there
+MARK = "#SBATCH "
+# what the tasks of an array may differ in: sizes, of which each gets the largest, and what the array has of its own
+SIZES = ("--nodes=", "--ntasks-per-node=")
+OWN = ("--job-name=", "--output=", "--array=")
 SAFE = re.compile(r"[A-Za-z0-9_./:,=+@%*\[\]()|&!<>^~-]+")
 # within double quotes sbatch takes everything but the quote and the backslash as it stands
 QUOTABLE = re.compile(r'[^"\\\x00-\x1f\x7f]+')
@@ -88,6 +92,28 @@ def job_lines(spec: Spec) -> list[str]:
     # a lost node ends the steps on it, and the gateway decides; without this Slurm ends the whole job
     out.append("--no-kill")
     return out
+
+
+def read(text: str) -> list[str]:
+    """The options in a job script that was rendered here."""
+    return [line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)]
+
+
+def merged(names: Sequence[str], headers: Sequence[Sequence[str]]) -> list[str]:
+    """One header for several jobs: the largest of their sizes, and everything else as all of them have it. BadInput where they differ."""
+    sizes = {option: max((_number(h, option) for h in headers), default=0) for option in SIZES}
+    common = [[line for line in one if not line.startswith((*SIZES, *OWN))] for one in headers]
+    for name, one in zip(names, common):
+        if different := sorted(set(one) ^ set(common[0])):
+            raise BadInput(
+                f"{name}: its job asks for {', '.join(different)} otherwise than that of {names[0]}; "
+                "the tasks of an array must ask for the same: submit them one by one"
+            )
+    return [*(f"{option}{count}" for option, count in sizes.items()), *common[0]]
+
+
+def _number(lines: Sequence[str], option: str) -> int:
+    return max(int(line.removeprefix(option)) for line in lines if line.startswith(option))
 
 
 def _gpu_lines(asked: SlurmPart, site: Site, count: int) -> list[str]:

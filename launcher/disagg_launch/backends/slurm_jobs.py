@@ -50,8 +50,20 @@ class Seen:
 def send(folder: Path, extra: Iterable[str] = ()) -> str:
     """The id of the job that runs a rendered folder; it is also written to job.json there. BackendRefused if Slurm refuses."""
     job = _slurm("sbatch", "--parsable", *extra, "job.sbatch", cwd=folder).strip().split(";")[0]
-    (folder / JOB).write_text(json.dumps({"job": job}) + "\n", encoding="utf-8")
+    _remember(folder, job)
     return job
+
+
+def send_array(folder: Path, count: int) -> str:
+    """The id of the array whose tasks run the folders 0 to `count` - 1 in `folder`."""
+    job = send(folder)
+    for number in range(count):
+        _remember(folder / str(number), f"{job}_{number}")
+    return job
+
+
+def _remember(folder: Path, job: str) -> None:
+    (folder / JOB).write_text(json.dumps({"job": job}) + "\n", encoding="utf-8")
 
 
 def test(folder: Path) -> str:
@@ -66,7 +78,8 @@ def folder_of(text: str) -> Path:
     seen = ask(text)
     if not seen.folder:
         raise BadInput(f"job {text}: Slurm does not know it any more; name the run folder instead")
-    return Path(seen.folder)
+    # the task of an array runs in the folder of its number
+    return Path(seen.folder) / text.partition("_")[2]
 
 
 def job_of(folder: Path) -> Optional[str]:

@@ -210,7 +210,7 @@ def written(topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path]
     """The absolute path of the run folder with these files; without a name, runs/NAME or the next that is free."""
     from disagg_launch import render
 
-    folder = (run or _unused(RUNS / topology.name)).absolute()
+    folder = (run or unused(RUNS / topology.name)).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     render.write(files, folder)
     if run is None:
@@ -220,10 +220,10 @@ def written(topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path]
     return folder
 
 
-def _unused(base: pathlib.Path) -> pathlib.Path:
+def unused(base: pathlib.Path) -> pathlib.Path:
     """`base`, or base-2, base-3, ...: the first that no gateway has used."""
     folder, number = base, 1
-    while (folder / "state").exists():
+    while (folder / "state").exists() or (folder / "0").exists():
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder

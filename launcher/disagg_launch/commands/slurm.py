@@ -4,35 +4,83 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import click
 
 from disagg_launch.errors import BadInput
 
+if TYPE_CHECKING:
+    from disagg_launch.files import File
+    from disagg_launch.plan import Plan
+    from disagg_launch.spec import Spec
+
 job_argument = click.argument("run", metavar="RUN|JOB")
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=pathlib.Path))
+@click.argument("specs", metavar="SPEC...", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
 @click.option("--run", type=click.Path(path_type=pathlib.Path), help="The run folder. [default: runs/NAME, counted up]")
 @click.option("--dry-run", is_flag=True, help="Print every text that would be sent, and send nothing.")
 @click.option("--test-only", is_flag=True, help="Ask Slurm when and where the job could start, and send nothing.")
-def submit(spec: pathlib.Path, run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
-    """Render SPEC and send it to Slurm. Prints the job id and nothing else."""
-    from disagg_launch import render
+def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
+    """Render SPEC and send it to Slurm. Prints the job id and nothing else.
+
+    Several SPECs become one job array; their run folders are 0, 1, ... in the array's.
+    """
     from disagg_launch.backends import slurm_jobs
     from disagg_launch.commands import run as runs
 
-    topology, _, files = runs.rendered(spec, "slurm")
+    rendered = [runs.rendered(spec, "slurm") for spec in specs]
     if dry_run:
-        runs.show(files)
+        for _, _, files in rendered:
+            runs.show(files)
     elif test_only:
-        with tempfile.TemporaryDirectory(prefix="disagg-launch-") as folder:
-            render.write(files, pathlib.Path(folder))
-            click.echo(slurm_jobs.test(pathlib.Path(folder)), err=True)
-    else:
+        for _, _, files in rendered:
+            click.echo(_tested(files), err=True)
+    elif len(specs) == 1:
+        topology, _, files = rendered[0]
         click.echo(slurm_jobs.send(runs.written(topology, files, run)))
+    else:
+        click.echo(_sent_together(specs, rendered, run))
+
+
+def _tested(files: tuple[File, ...]) -> str:
+    from disagg_launch import render
+    from disagg_launch.backends import slurm_jobs
+
+    with tempfile.TemporaryDirectory(prefix="disagg-launch-") as folder:
+        render.write(files, pathlib.Path(folder))
+        return slurm_jobs.test(pathlib.Path(folder))
+
+
+def _sent_together(specs: tuple[pathlib.Path, ...], rendered: list[tuple[Spec, str, tuple[File, ...]]], run: Optional[pathlib.Path]) -> str:
+    """The id of the array that runs them."""
+    from disagg_launch import plan
+    from disagg_launch.backends import slurm, slurm_jobs
+    from disagg_launch.commands import run as runs
+
+    texts = {str(spec): {one.path: str(one.text) for one in files} for spec, (_, _, files) in zip(specs, rendered)}
+    _check_ports(
+        {name: plan.from_json(files["plan.json"]) for name, files in texts.items()}, [topology.port for topology, _, _ in rendered]
+    )
+    script = slurm.array({name: files["job.sbatch"] for name, files in texts.items()})
+    folder = run or runs.unused(runs.RUNS / "array")
+    for number, (topology, _, files) in enumerate(rendered):
+        runs.written(topology, files, folder / str(number))
+    (folder / script.path).write_text(str(script.text), encoding="utf-8")
+    return slurm_jobs.send_array(folder, len(specs))
+
+
+def _check_ports(plans: dict[str, Plan], doors: list[int]) -> None:
+    """BadInput when two tasks of an array, which Slurm may put on the same nodes, would want the same port."""
+    owner: dict[int, str] = {}
+    for (name, one), door in zip(plans.items(), doors):
+        for port in {door, *(instance.port for instance in one.instances)}:
+            if owner.setdefault(port, name) != name:
+                raise BadInput(
+                    f"{name}: port {port} is also one of {owner[port]}'s, and both may run on one node; set `port` and cluster.base_port apart"
+                )
 
 
 @click.command()

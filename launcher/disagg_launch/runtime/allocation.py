@@ -27,6 +27,13 @@ def hosts(environ: Mapping[str, str]) -> Tuple[str, ...]:
     return tuple(host for name in names for host in expand(environ[name]))
 
 
+def job(environ: Mapping[str, str]) -> str:
+    """The id of the Slurm job, ARRAY_TASK for the task of an array; "" outside of a job."""
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID", "")
+
+
 def addresses(names: Sequence[str], lines: Iterable[str]) -> Tuple[str, ...]:
     """The address of each host in `names`, from lines "host address". BackendRefused when one is missing."""
     found = dict(line.split() for line in lines if line.strip())
