@@ -8,15 +8,17 @@ All of it needs the token in `admin_token_file`.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import orjson
 
 from disagg_launch.plan import PREFIX
 from disagg_launch.router.config import FrontDoor, is_url
-from disagg_launch.router.exchange import refusal
+from disagg_launch.router.exchange import Refused, refusal
 from disagg_launch.router.fleet import Fleet, row
 from disagg_launch.router.keys import Keys
+from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Request
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import State
@@ -29,8 +31,9 @@ _LOOPBACK = ("127.", "::1", "::ffff:127.")
 class Admin:
     """The admin interface of one router process."""
 
-    def __init__(self, fleet: Fleet, door: FrontDoor) -> None:
+    def __init__(self, fleet: Fleet, door: FrontDoor, siblings: Siblings) -> None:
         self._fleet = fleet
+        self._siblings = siblings
         self._keys = Keys(door.admin_token_file) if door.admin_token_file else None
         self._loopback_only = door.admin_loopback_only
 
@@ -46,7 +49,16 @@ class Admin:
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
         if request.method != b"POST" or what not in (*STATES, REMOVE):
             raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers")
-        return self._change(what, _message(bytes(request.body)))
+        message = _message(bytes(request.body))
+        told = self._change(what, message)
+        self._siblings.tell(dumps([what, message]))
+        return told
+
+    def hear(self, news: bytes) -> None:
+        """Another process of this router was told this."""
+        what, message = orjson.loads(news)
+        with contextlib.suppress(Refused):
+            self._change(what, message)
 
     def _change(self, what: str, message: dict[str, Any]) -> bytes:
         url, role = message.get("worker"), message.get("role")

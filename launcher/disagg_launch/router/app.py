@@ -20,6 +20,7 @@ from disagg_launch.router.keys import Keys
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.perf import Perf
 from disagg_launch.router.policies import Ask
+from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import JSON, Reply, Request
 from disagg_launch.router.splice import Ids, as_ids, dumps, loads
 
@@ -38,14 +39,14 @@ log = logging.getLogger(__name__)
 class App:
     """Answers requests. Made inside the running event loop."""
 
-    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, asgi.Application]) -> None:
+    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, asgi.Application], siblings: Siblings) -> None:
         config = fleet.config
         self._discovers = config.discovers
         self._mounts = {path.encode(): application for path, application in mounts.items()}
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
-        self._admin = Admin(fleet, self._door)
+        self.admin = Admin(fleet, self._door, siblings)
         self._perf = Perf(fleet.table, config.perf_metrics_max_requests)
         self.access = AccessLog(self._door.access_log)
         self._loop = asyncio.get_running_loop()
@@ -73,7 +74,7 @@ class App:
             if path in _COMPLETING:
                 await self._complete(request, path, reply, number)
             elif path.startswith(b"/admin/"):
-                await reply.whole(200, JSON, self._admin.answer(request, path[7:].decode("latin-1")))
+                await reply.whole(200, JSON, self.admin.answer(request, path[7:].decode("latin-1")))
             elif path in self._mounts:
                 await asgi.answer(self._mounts[path], request, reply)
             else:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 from typing import Any, Callable, Optional
 
+import orjson
+
 from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.router.config import Config
+from disagg_launch.router.dialects import named
 from disagg_launch.router.exchange import refusal
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.upstream import Pool, UpstreamError
@@ -26,6 +29,8 @@ class Fleet:
         self.config = config
         self._changed = changed
         self.table = table
+        self._dialect = named(config.front_door.dialect)
+        self._at_once = self._dialect.CONCURRENT or config.schedule == "generation_first"
         self._probes: dict[Worker, asyncio.Task[None]] = {}
         self._sweeper: Optional[asyncio.Task[None]] = None
 
@@ -115,9 +120,18 @@ class Fleet:
                 status, _ = await worker.pool.call(b"GET", b"/health", b"", b"", door.health_timeout_s)
             except UpstreamError:
                 status = 0
+            if status == 200 and worker.state is not State.READY and worker.role == CONTEXT and self._at_once:
+                await self._learn(worker)
             self._judge(worker, status, loop.time())
             waiting = worker.state in (State.JOINING, State.GONE, State.SUSPECT)
             await asyncio.sleep(min(JOINING_INTERVAL_S, door.health_interval_s) if waiting else door.health_interval_s)
+
+    async def _learn(self, worker: Worker) -> None:
+        """Ask a context worker what is needed to ask both hops at once; one that does not say offers nothing."""
+        with contextlib.suppress(UpstreamError, ValueError):
+            status, body = await worker.pool.call(b"GET", b"/server_info", b"", b"", self.config.front_door.health_timeout_s)
+            info = orjson.loads(body) if status == 200 else {}
+            worker.offers = self._dialect.offers(info) if isinstance(info, dict) else {}
 
     def _judge(self, worker: Worker, status: int, now: float) -> None:
         if worker.draining:

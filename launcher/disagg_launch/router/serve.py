@@ -7,30 +7,36 @@ import gc
 import importlib.util
 import logging
 import os
+import signal
 from typing import Any, Callable, Iterable, cast
 
 import uvicorn
 
 from disagg_launch.discovery.attach import attach, storage_token
+from disagg_launch.router import processes
 from disagg_launch.router.app import App
 from disagg_launch.router.config import Config
 from disagg_launch.router.dispatch import Dispatch
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
 from disagg_launch.router.metrics import Metrics
+from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, Reply, Request, bound
 from disagg_launch.router.workers import Table
 
 SWEEP_S = 1.0  # between two looks for clients that take too long; histograms are folded then too
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures generation workers alone
+ALONE = Siblings()
 
 
 class Application:
     """What uvicorn runs: it makes the router when the event loop runs, and ends it. Requests come by `protocol`, not by ASGI."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, siblings: Siblings) -> None:
         self._config = config
+        self._siblings = siblings
+        self._parent = os.getppid()
         self.app: App = None  # type: ignore[assignment]
         self.protocol = bound(self._handle, config.front_door)
         self.connections: Callable[[], Iterable[Connection]] = tuple  # set when there is a server
@@ -51,7 +57,8 @@ class Application:
         fleet = Fleet(self._config, table, dispatch.changed)
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)
-        self.app = App(fleet, flow, metrics, discovery.mounts)
+        self.app = App(fleet, flow, metrics, discovery.mounts, self._siblings)
+        self._siblings.listen(asyncio.get_running_loop(), self.app.admin.hear)
         await fleet.start()
         sweeper = asyncio.ensure_future(self._sweep(metrics))
         gc.collect()
@@ -70,6 +77,8 @@ class Application:
         while True:
             await asyncio.sleep(SWEEP_S)
             metrics.fold()
+            if self._config.front_door.processes > 1 and os.getppid() != self._parent:
+                signal.raise_signal(signal.SIGTERM)  # the first process was killed: nobody would ever stop this one
             for connection in list(self.connections()):
                 connection.sweep(loop.time())
 
@@ -91,9 +100,9 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
     return told
 
 
-def server(config: Config, drain_s: int, **more: Any) -> uvicorn.Server:
+def server(config: Config, drain_s: int, siblings: Siblings = ALONE, **more: Any) -> uvicorn.Server:
     """A uvicorn server of the router, not yet running. `more` are options of uvicorn's."""
-    application = Application(config)
+    application = Application(config, siblings)
     one = uvicorn.Server(uvicorn.Config(application, **{**options(config, application, drain_s), **more}))
     application.connections = lambda: cast(Iterable[Connection], one.server_state.connections)
     return one
@@ -103,7 +112,8 @@ def run(config: Config, drain_s: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
-    server(config, drain_s).run()
+    door = config.front_door
+    processes.run(config.host, config.port, door.processes, lambda own, siblings: server(config, drain_s, siblings).run([own]))
 
 
 def _loop() -> str:

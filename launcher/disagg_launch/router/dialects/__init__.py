@@ -6,7 +6,7 @@ A dialect is a module with what `Dialect` names.
 from __future__ import annotations
 
 import importlib
-from typing import Optional, Protocol, cast
+from typing import Any, Mapping, Optional, Protocol, cast
 
 from disagg_launch.router.exchange import Exchange, Prefill
 from disagg_launch.router.workers import Worker
@@ -17,6 +17,9 @@ class Dialect(Protocol):
 
     CONCURRENT: bool  # whether both hops are always asked at once
     STREAM_EXTRA: bytes  # header lines that ask a generation worker for the token ids of each chunk
+
+    def offers(self, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of a context worker's /server_info is needed to ask both hops at once; kept as `Worker.offers`."""
 
     def no_prefill(self) -> Prefill:
         """What stands for a context worker's answer when only generation is measured."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 from disagg_launch.router.exchange import Exchange, Prefill
 from disagg_launch.router.splice import dumps, loads
@@ -12,6 +12,12 @@ CONCURRENT = False
 # ignored by workers that do not know it; a body field would be refused by those that are strict
 STREAM_EXTRA = b"x-return-token-ids: 1\r\n"
 _GOES_ON = ("length", "not_finished")
+
+
+def offers(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a context worker's /server_info says of how its KV is reached."""
+    params = info.get("disaggregated_params")
+    return params if isinstance(params, dict) else {}
 
 
 def no_prefill() -> Prefill:

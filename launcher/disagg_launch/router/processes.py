@@ -1,0 +1,128 @@
+"""Several router processes on one port: the kernel deals connections out, and what the gateway tells one of them, all are told.
+
+They share nothing else. Each probes workers for itself and counts its own requests in flight, so that load is balanced within each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from disagg_launch.errors import BackendRefused, WorkerDied
+
+LONGEST_NEWS = 4096
+RESTARTS_PER_MINUTE = 10
+
+Serve = Callable[[socket.socket, "Siblings"], None]
+
+
+class Siblings:
+    """The other processes of this router, reached through datagram sockets in a folder that only this user can open."""
+
+    def __init__(self, folder: Optional[Path] = None, own: int = 0, count: int = 1) -> None:
+        self._others = [str(folder / str(n)) for n in range(count) if n != own] if folder else []
+        self._socket: Optional[socket.socket] = None
+        if folder:
+            path = folder / str(own)
+            path.unlink(missing_ok=True)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            self._socket.bind(str(path))
+
+    def tell(self, news: bytes) -> None:
+        """Tell all the others. One that is just being started is told by its own probes."""
+        for other in self._others:
+            with contextlib.suppress(OSError):
+                assert self._socket is not None
+                self._socket.sendto(news, other)
+
+    def listen(self, loop: Any, hear: Callable[[bytes], None]) -> None:
+        """Call `hear` with what another has told."""
+        if self._socket is not None:
+            own = self._socket
+            loop.add_reader(own.fileno(), lambda: hear(own.recv(LONGEST_NEWS)))
+
+
+def bound(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A socket at this address; several can have it if all are `shared`. BackendRefused if the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError as wrong:
+        raise BackendRefused(f"the router cannot listen on {host}:{port}: {wrong.strerror}; choose another port") from None
+    return made
+
+
+def run(host: str, port: int, count: int, serve: Serve) -> None:
+    """`serve` at this address in `count` processes, until SIGTERM or SIGINT. One that dies is started again; WorkerDied if in vain."""
+    first = bound(host, port)  # unshared, so that the port of another router is not joined unnoticed
+    if count == 1:
+        serve(first, Siblings())
+        return
+    port = first.getsockname()[1]
+    first.close()
+    folder = Path(tempfile.mkdtemp(prefix="disagg-launch-router-"))
+    try:
+        _Parent(folder, count, lambda siblings: serve(bound(host, port, True), siblings)).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Parent:
+    """Starts the processes, hands signals on to them and waits for them."""
+
+    def __init__(self, folder: Path, count: int, serve: Callable[[Siblings], None]) -> None:
+        self._folder, self._count, self._serve = folder, count, serve
+        self._children: dict[int, int] = {}  # pid -> number
+        self._stopping = False
+        self._started: list[float] = []
+
+    def run(self) -> None:
+        """Until all have ended."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, self._stop)
+        for number in range(self._count):
+            self._start(number)
+        while self._children:
+            pid, status = os.wait()
+            number = self._children.pop(pid)
+            if self._stopping:
+                continue
+            self._started = [at for at in self._started if at > time.monotonic() - 60]
+            if len(self._started) > self._count + RESTARTS_PER_MINUTE:
+                self._stop(signal.SIGTERM, None)
+                raise WorkerDied(f"router process {number} ended again and again, last with status {os.waitstatus_to_exitcode(status)}")
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        self._started.append(time.monotonic())
+        pid = os.fork()
+        if pid:
+            self._children[pid] = number
+            return
+        status = 1
+        try:
+            for one in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(one, signal.SIG_DFL)
+            self._serve(Siblings(self._folder, number, self._count))
+            status = 0
+        except KeyboardInterrupt:
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self._stopping = True
+        for pid in self._children:
+            os.kill(pid, signal.SIGTERM)
