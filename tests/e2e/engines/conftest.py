@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +15,6 @@ import pytest
 from engine_ask import texts
 from engine_deployments import HERE, ROOT, Ended, answers, free_ports, until
 
-ROUTERS = ROOT / ".venv-routers"
-ROUTER_PACKAGES = ("sglang-router==0.3.2", "vllm-router==0.1.17")
 # What surrounds a user's shell inside an allocation of a badly set up cluster; none of it may reach a worker that it would hurt.
 HOSTILE = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "64", "PMIX_RANK": "3", "UCX_TLS": "tcp"}
 
@@ -92,19 +88,3 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     finally:
         child.kill()
         child.wait()
-
-
-@pytest.fixture(scope="session")
-def routers() -> Path:
-    """The folder of the real sglang-router's and vllm-router's programs, installed into .venv-routers once."""
-    with (Path(tempfile.gettempdir()) / "disagg-launch-routers.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (ROUTERS / "bin/vllm-router").exists():
-            subprocess.run([sys.executable, "-m", "venv", str(ROUTERS)], check=True)
-            install = [str(ROUTERS / "bin/pip"), "install", "-q", *ROUTER_PACKAGES]
-            done = subprocess.run(install, capture_output=True, text=True, check=False)
-            if done.returncode and os.environ.get("DISAGG_ROUTER_TESTS") == "require":
-                pytest.fail(done.stderr)
-            if done.returncode:
-                pytest.skip(f"{' and '.join(ROUTER_PACKAGES)} cannot be installed: {done.stderr[-200:]}")
-    return ROUTERS / "bin"

