@@ -108,7 +108,10 @@ class Connection(asyncio.Protocol):
 
     def _framed(self) -> bool:
         """Whether the answer says where it ends; one that does not ends with its connection."""
-        head = self._raw.partition(b"\r\n\r\n")[0].lower()
+        raw = self._raw
+        while raw[9:10] == b"1":  # 100 Continue and the like come before the answer
+            raw = raw.partition(b"\r\n\r\n")[2]
+        head = raw.partition(b"\r\n\r\n")[0].lower()
         return b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding:" in head
 
     def _resume(self) -> None:
@@ -179,7 +182,6 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:  # 100 Continue, 103 Early Hints: not the answer
-            self._raw = b""
             return
         self.status = status
         if self._want == _HEAD:

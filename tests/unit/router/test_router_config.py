@@ -1,0 +1,69 @@
+"""The router's configuration: what is read, and every complaint at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from disagg_launch.errors import BadInput
+from disagg_launch.router.config import parse
+from disagg_launch.router.keys import Keys
+
+GOOD = {
+    "hostname": "h",
+    "port": 1234,
+    "backend": "pytorch",
+    "free_gpu_memory_fraction": 0.9,
+    "context_servers": {"num_instances": 1, "urls": ["a:1"], "router": {"type": "Load_Balancing", "use_tokens": True}},
+    "generation_servers": {"urls": ["b:2", "c:3"]},
+}
+
+
+def test_an_upstream_file_is_read() -> None:
+    config = parse(GOOD)
+    assert (config.host, config.port, config.max_retries) == ("h", 1234, 1)
+    assert config.roles["context"].policy == "load_balancing" and config.roles["context"].options == {"use_tokens": True}
+    assert config.roles["generation"].urls == ("b:2", "c:3") and config.roles["generation"].policy == "round_robin"
+
+
+def test_all_complaints_come_at_once() -> None:
+    bad = {
+        **GOOD,
+        "port": "x",
+        "context_servers": {"num_instances": 3, "urls": ["http://a:1", "b:0"], "router": {"type": "magic"}},
+        "conditional_disagg_config": {"max_local_prefill_length": 5},
+        "front_door": {"max_quene": 1, "queue_timeout_s": -1, "processes": True, "dialect": "french", "tls_cert_file": "x"},
+    }
+    with pytest.raises(BadInput) as caught:
+        parse(bad, "f.yaml")
+    said = str(caught.value)
+    for word in ("port: found 'x'", "http://a:1", "'b:0'", "num_instances is 3", "'magic'", "kv_cache_aware", "did you mean max_queue",
+                 "queue_timeout_s: found -1", "processes: found True", "'french'", "go together"):  # fmt: skip
+        assert word in said, word
+    assert all(line.startswith("f.yaml: ") for line in said.splitlines())
+
+
+def test_keys_are_read_and_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\nalpha\n\nbeta \n")
+    monkeypatch.setenv("SOME_KEYS", "gamma,delta")
+    keys = Keys(str(path), "SOME_KEYS")
+    owners = {key: keys.owner(b"Bearer " + key) for key in (b"alpha", b"beta", b"gamma", b"delta")}
+    assert len(set(owners.values())) == 4 and None not in owners.values()
+    assert not any(key.decode() in str(name) for key, name in owners.items())
+    for wrong in (b"", b"alpha", b"Bearer", b"Bearer ", b"Bearer alph", b"Bearer alphaa", b"Basic alpha", b"Bearer # ours"):
+        assert keys.owner(wrong) is None
+    path.write_text("omega\n")
+    keys._next_look = 0
+    assert keys.owner(b"bearer omega") and keys.owner(b"Bearer alpha") is None and keys.owner(b"Bearer gamma")
+    path.unlink()
+    keys._next_look = 0
+    assert keys.owner(b"Bearer omega")  # better the old keys than none
+
+
+def test_missing_keys_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        Keys(str(tmp_path / "none"))
+    with pytest.raises(BadInput):
+        Keys(env="SURELY_NOT_SET")

@@ -1,0 +1,128 @@
+"""The HTTP client against a server that sends what it is told, cut where it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from disagg_launch.router.upstream import Connection, Pool, UpstreamError
+
+BODY = b'{"answer": "forty-two"}'
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: x\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (BODY[:8], len(BODY) - 8, BODY[8:])
+EARLY = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + PLAIN
+UNFRAMED = b"HTTP/1.1 200 OK\r\n\r\n" + BODY
+
+
+class Wire:
+    """A transport that only notes what happens to it."""
+
+    def __init__(self) -> None:
+        self.sent, self.closed, self.paused = b"", False, False
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+async def feed(pieces: list[bytes], end: Any = "open") -> tuple[int, bytes, Connection]:
+    pool = Pool("h:1")
+    pool.loop = asyncio.get_running_loop()
+    connection = Connection(pool)
+    connection.connection_made(Wire())
+    connection.ask(b"x", 0)
+    asking = asyncio.ensure_future(connection.whole())
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+        if connection.closed:
+            break
+    if end != "open":
+        connection.connection_lost(end)
+    return connection.status, await asyncio.wait_for(asking, 5), connection
+
+
+def run(scene: Callable[[], Any]) -> Any:
+    return asyncio.run(scene())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([PLAIN, CHUNKED, EARLY]), st.lists(st.integers(1, 120), max_size=8))
+def test_answers_are_the_same_however_they_are_cut(answer: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted({c for c in cuts if c < len(answer)}), len(answer)]
+    status, body, connection = run(lambda: feed([answer[a:b] for a, b in zip(places, places[1:])]))
+    assert (status, body, connection.reusable) == (200, BODY, True)
+
+
+@pytest.mark.parametrize("answer", [PLAIN, CHUNKED, EARLY])
+@pytest.mark.parametrize("end", [None, ConnectionResetError()])
+def test_every_cut_short_answer_is_an_error(answer: bytes, end: Any) -> None:
+    for at in range(len(answer)):
+        with pytest.raises(UpstreamError):
+            run(lambda at=at: feed([answer[:at]], end))
+
+
+def test_an_answer_without_length_ends_with_its_connection() -> None:
+    status, body, connection = run(lambda: feed([UNFRAMED], None))
+    assert (status, body, connection.reusable) == (200, BODY, False)
+    with pytest.raises(UpstreamError):
+        run(lambda: feed([UNFRAMED], ConnectionResetError()))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=1, max_size=80))
+def test_garbage_is_an_error_and_never_a_hang(garbage: bytes) -> None:
+    with pytest.raises(UpstreamError):
+        run(lambda: feed([garbage], ConnectionResetError()))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PLAIN + PLAIN,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000,
+    ],
+)
+def test_answers_that_could_be_read_in_two_ways_end_the_connection(answer: bytes) -> None:
+    async def scene() -> bool:
+        try:
+            return (await feed([answer]))[2].reusable
+        except UpstreamError:
+            return False
+
+    assert run(scene) is False
+
+
+def test_a_slow_reader_pauses_the_worker() -> None:
+    async def scene() -> None:
+        pool = Pool("h:1")
+        pool.loop = asyncio.get_running_loop()
+        connection, wire = Connection(pool), Wire()
+        connection.connection_made(wire)
+        connection.ask(b"x", 0)
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+        for _ in range(8):
+            connection.data_received(b"z" * 50_000)
+        assert wire.paused
+        assert len(await connection.read()) == 400_000 and not wire.paused
+
+    run(scene)
