@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+TABLES = Path(__file__).parents[2] / "launcher/disagg_launch/engines/tables"
 KINDS = {"int": int, "float": float, "str": str, "json": json.loads}
 
 
 def parser(program: str, table: str) -> argparse.ArgumentParser:
     """The parser of `program`; a destination is the first long name of its flag."""
-    flags = json.loads((Path(__file__).parent / table).read_text())["flags"]
+    flags = json.loads((TABLES / table).read_text())["flags"]
     made = argparse.ArgumentParser(program, allow_abbrev=False)
     for name, flag in flags.items():
         made.add_argument(name, dest=name.strip("-").replace("-", "_"), **settings(flag))

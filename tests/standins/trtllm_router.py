@@ -143,35 +143,45 @@ async def read(receive: Any) -> bytes:
     return body
 
 
+async def answer(send: Any, status: int, body: AsyncIterator[bytes], kind: str = "application/json") -> None:
+    """One whole HTTP answer."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind.encode())]})
+    async for part in body:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def complete(router: Router, path: str, body: bytes, send: Any) -> None:
+    """A completion, or the upstream answer of a cluster that is not ready."""
+    if not await asyncio.to_thread(router.ready):
+        await answer(send, 500, once({"detail": "Internal server error Cluster is not ready"}))
+        return
+    status, parts, stream = await router.complete(path, json.loads(body))
+    await answer(send, status, parts, "text/event-stream" if stream else "application/json")
+
+
 def application(router: Router, start_s: int) -> Any:
     """The ASGI application."""
 
-    async def answer(send: Any, status: int, body: AsyncIterator[bytes], kind: str = "application/json") -> None:
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind.encode())]})
-        async for part in body:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def live(receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await router.wait_for_static(start_s)
+        except TimeoutError as late:
+            await send({"type": "lifespan.startup.failed", "message": str(late)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await receive()
-            try:
-                await router.wait_for_static(start_s)
-            except TimeoutError as late:
-                await send({"type": "lifespan.startup.failed", "message": str(late)})
-                return
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
+            await live(receive, send)
             return
         path, query = scope["path"], dict(httpx.QueryParams(scope["query_string"].decode()))
         body = await read(receive)
         if path in PATHS and scope["method"] == "POST":
-            if not await asyncio.to_thread(router.ready):
-                await answer(send, 500, once({"detail": "Internal server error Cluster is not ready"}))
-                return
-            status, parts, stream = await router.complete(path, json.loads(body))
-            await answer(send, status, parts, "text/event-stream" if stream else "application/json")
+            await complete(router, path, body, send)
         elif path == "/health":
             ready = not router.config.disagg_cluster or await asyncio.to_thread(router.ready)
             await answer(send, 200 if ready else 500, lines([]))

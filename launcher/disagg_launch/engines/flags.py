@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -23,6 +24,12 @@ def words(keys: Mapping[str, Any], dash: str = "-", negative: str = "") -> Itera
         elif value is not None:
             yield f"--{name}"
             yield from [text(one) for one in value] if isinstance(value, (list, tuple)) else [text(value)]
+
+
+def known(engine: str) -> frozenset[str]:
+    """The keys that are flags of an engine, from the table read from its wheel (tables/read_flags.py)."""
+    table = json.loads((Path(__file__).parent / "tables" / f"{engine}.json").read_text())
+    return frozenset(name.lstrip("-").replace("-", "_") for name in table["flags"])
 
 
 def text(value: Any) -> str:

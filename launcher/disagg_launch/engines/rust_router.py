@@ -25,7 +25,8 @@ def sglang(spec: Spec, plan: Plan) -> Router:
     argv: list[Text] = ["--pd-disaggregation"]
     for one in routers.servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one), *([bootstrap[one.of]] if isinstance(one, Ref) else [])]
-    return _router(spec, plan, ("python3", "-m", "sglang_router.launch_router"), argv)
+    # its /health answers 200 before it has looked at one worker
+    return _router(spec, plan, ("python3", "-m", "sglang_router.launch_router"), argv, "/readiness")
 
 
 def vllm(spec: Spec, plan: Plan) -> Router:
@@ -33,7 +34,7 @@ def vllm(spec: Spec, plan: Plan) -> Router:
     argv: list[Text] = ["--vllm-pd-disaggregation"]
     for one in routers.servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one)]
-    return _router(spec, plan, ("vllm-router",), argv)
+    return _router(spec, plan, ("vllm-router",), argv, "/health")
 
 
 def _policy(spec: Spec, plan: Plan, role: str) -> str:
@@ -42,7 +43,7 @@ def _policy(spec: Spec, plan: Plan, role: str) -> str:
     return POLICIES.get(kind, kind) if len(routers.servers(spec, plan, role)) > 1 else "round_robin"
 
 
-def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text]) -> Router:
+def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], health: str) -> Router:
     for one in routers.servers(spec, plan, GENERATION):
         argv += ["--decode", ("http://", one)]
     for flag, role in (("--prefill-policy", CONTEXT), ("--decode-policy", GENERATION)):
@@ -51,4 +52,4 @@ def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text]) 
     host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
     start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
     options = flags.words({**COMMON, **spec.router.options})
-    return Router((*start, *argv, *options), dict(spec.router.env), host, spec.port, spec.router.health or "/health")
+    return Router((*start, *argv, *options), dict(spec.router.env), host, spec.port, spec.router.health or health)

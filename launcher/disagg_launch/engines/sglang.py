@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "sglang"
 WIRE = "sglang"
 JOINS = ""
-KNOWN_KEYS = None
+KNOWN_KEYS = flags.known(NAME)
 BACKEND = "disaggregation_transfer_backend"
 DEFAULT_BACKEND = "nixl"
 LAUNCHER_VARIABLES = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*")

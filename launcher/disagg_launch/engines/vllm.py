@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "vllm"
 WIRE = "vllm"
 JOINS = ""
-KNOWN_KEYS = None
+KNOWN_KEYS = flags.known(NAME)
 KV_TRANSFER = "kv_transfer_config"
 NIXL, P2P_NCCL, MOONCAKE = "NixlConnector", "P2pNcclConnector", "MooncakeConnector"
 # What vLLM's own launcher would take for a world of its own.

@@ -89,14 +89,6 @@ def test_mpi_worker(up: Up, expected: str) -> None:
     assert "deprecated" in done.err
 
 
-@pytest.mark.mpi
-def test_mpi_worker_wants_its_environment_for_the_mpi_backend(up: Up, expected: str) -> None:
-    text = example("mpi-worker.yaml", ("  flavor: openmpi\n", f"  flavor: openmpi\n{openmpi()}"), ("backend: UCX", "backend: MPI"))
-    done = up(text, "--backend", "mpirun")
-    assert done.texts() == (expected, expected)
-    assert done.environ("trtllm-serve-mpi-worker")["TRTLLM_USE_MPI_KVCACHE"] == "1"
-
-
 def openmpi() -> str:
     """The lines that name Open MPI's mpirun, which is not the first one in a PATH that begins with the MPICH wheel's."""
     found = [path for path in (shutil.which("mpirun.openmpi"), "/usr/bin/mpirun") if path and Path(path).exists()]

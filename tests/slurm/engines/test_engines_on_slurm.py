@@ -17,7 +17,6 @@ from deployments import READY_S, Deployment
 from slurm_hosts import Cluster
 
 ROOT = Path(__file__).parents[3]
-ROUTERS = ROOT / ".venv-routers/bin"
 PATH = os.pathsep.join([str(ROOT / "tests/standins/bin"), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 # mpi4py takes the MPICH wheel beside it unless it is told; srun --mpi=pmix wants Open MPI
 ENV = {"PATH": PATH, "STANDIN_PYTHON": sys.executable, "MPI4PY_LIBMPI": "libmpi.so.40", "OMPI_MCA_mpi_yield_when_idle": "1"}
@@ -70,10 +69,8 @@ def test_trtllm_mpi_worker_in_one_world(cluster: Cluster, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_nodes_of_one_instance_meet(engine: str, cluster: Cluster, tmp_path: Path) -> None:
-    if not (ROUTERS / "vllm-router").exists():
-        pytest.skip("the routers are not installed: tests/e2e/engines installs them")
-    command = {"vllm": [str(ROUTERS / "vllm-router")], "sglang": [str(ROUTERS / "python"), "-m", "sglang_router.launch_router"]}
+def test_nodes_of_one_instance_meet(engine: str, cluster: Cluster, tmp_path: Path, routers: Path) -> None:
+    command = {"vllm": [str(routers / "vllm-router")], "sglang": [str(routers / "python"), "-m", "sglang_router.launch_router"]}
     spec = example(f"engines/{engine}-nodes.yaml", router={"name": engine, "command": command[engine]})
     for key in ("dp_size", "enable_dp_attention"):
         spec["generation_servers"].pop(key, None)

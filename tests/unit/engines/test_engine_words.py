@@ -80,6 +80,21 @@ cluster: {gpus_per_node: 4}
     assert trtllm.files(topology, plan)["configs/gen.yaml"] == "trust_remote_code: true\n"
 
 
+def test_mpi_backend_gets_its_variable() -> None:
+    for backend, wanted in (("MPI", "1"), ("UCX", None)):
+        text = f"model: m\ncache_transceiver_config: {{backend: {backend}}}\ncontext_servers: {{}}\ngeneration_servers: {{}}\n"
+        topology, plan = planned(text + "engine: {name: trtllm, launch: mpi-worker}\ncluster: {gpus_per_node: 4}\n")
+        assert worker(topology, plan, "ctx0").environ.get("TRTLLM_USE_MPI_KVCACHE") == wanted
+
+
+def test_a_misspelt_flag_is_a_warning_with_what_was_meant() -> None:
+    for engine, key, meant in (("vllm", "max_modl_len", "max_model_len"), ("sglang", "mem_fraction_statik", "mem_fraction_static")):
+        topology, _ = planned(f"model: m\n{key}: 1\ncontext_servers: {{}}\ngeneration_servers: {{}}\nengine: {{name: {engine}}}\n")
+        (said,) = map(str, topology.warnings)
+        assert said.startswith(f"t.yaml:2:1: warning: {key}: ")
+        assert meant in said
+
+
 @pytest.mark.parametrize("connector", [None, "NixlConnector", "P2pNcclConnector", "MooncakeConnector"])
 @pytest.mark.parametrize("role", ["context", "generation"])
 def test_vllm_connectors(connector: str | None, role: str) -> None:

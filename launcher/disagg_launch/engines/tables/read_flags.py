@@ -1,7 +1,7 @@
 """Prints the flag table of a real engine's command line, read from its wheel without importing it.
 
-    pip download --no-deps sglang && python tests/standins/read_flags.py sglang sglang-*.whl > tests/standins/sglang.json
-    pip download --no-deps vllm   && python tests/standins/read_flags.py vllm   vllm-*.whl   > tests/standins/vllm.json
+    pip download --no-deps sglang && python read_flags.py sglang sglang-*.whl > sglang.json
+    pip download --no-deps vllm   && python read_flags.py vllm   vllm-*.whl   > vllm.json
 
 Both engines declare their flags as annotated fields of configuration classes, so the classes' syntax trees hold every name, type and
 list of choices. Importing them would need torch and a GPU's libraries; reading them needs neither.
@@ -148,29 +148,30 @@ def sglang(wheel: Wheel) -> dict[str, Flag]:
     table: dict[str, Flag] = {}
     for tree in wheel.trees(groups + "fields/"):
         for _, field, note in annotated(tree):
-            if not (isinstance(note, ast.Subscript) and ast.unparse(note.value) == "A" and isinstance(note.slice, ast.Tuple)):
-                continue
-            told = next((keywords(one) for one in note.slice.elts[1:] if ast.unparse(one).startswith("Arg(")), {})
-            if literal(told.get("no_cli"), {}):
-                continue
-            flag = kind(note.slice.elts[0], known)
-            if "action" in told:
-                flag = {"kind": "bool"} if "True" in ast.unparse(told["action"]) else {**flag, "kind": "str"}
-            if "type_parser" in told:
-                flag = {"kind": "json" if "json" in ast.unparse(told["type_parser"]) else "str"}
-            if choices := literal(told.get("choices"), known):
-                flag["choices"] = choices
-            if (nargs := literal(told.get("nargs"), {})) == "?":
-                flag["optional"] = True
-            elif nargs:
-                flag["many"] = True
-            first = literal(told.get("cli_name"), {}) or "--" + field.replace("_", "-")
-            for name in [first, *(literal(told.get("aliases"), {}) or [])]:
-                table[name] = flag
+            if isinstance(note, ast.Subscript) and ast.unparse(note.value) == "A" and isinstance(note.slice, ast.Tuple):
+                table.update(declared(field, note.slice.elts, known))
     for tree in wheel.trees("sglang/srt/server_args.py"):
         for names, flag, _ in explicit(tree, known):
             table.update(dict.fromkeys(names, flag))
     return table
+
+
+def declared(field: str, note: list[ast.expr], known: dict[str, Any]) -> dict[str, Flag]:
+    """The flags of one of SGLang's fields `name: A[type, Arg(...)]`; {} if it has none."""
+    told = next((keywords(one) for one in note[1:] if ast.unparse(one).startswith("Arg(")), {})
+    if literal(told.get("no_cli"), {}):
+        return {}
+    flag = kind(note[0], known)
+    if "action" in told:
+        flag = {"kind": "bool"} if "True" in ast.unparse(told["action"]) else {**flag, "kind": "str"}
+    if "type_parser" in told:
+        flag = {"kind": "json" if "json" in ast.unparse(told["type_parser"]) else "str"}
+    if choices := literal(told.get("choices"), known):
+        flag["choices"] = choices
+    if nargs := literal(told.get("nargs"), {}):
+        flag["optional" if nargs == "?" else "many"] = True
+    first = literal(told.get("cli_name"), {}) or "--" + field.replace("_", "-")
+    return dict.fromkeys([first, *(literal(told.get("aliases"), {}) or [])], flag)
 
 
 def vllm(wheel: Wheel) -> dict[str, Flag]:
@@ -185,21 +186,28 @@ def vllm(wheel: Wheel) -> dict[str, Flag]:
     for tree in wheel.trees("vllm/engine/arg_utils.py"):
         owners = dict(config_variables(tree))
         for names, flag, call in explicit(tree, known):
-            spread = next((k.value for k in call.keywords if k.arg is None), None)
-            if isinstance(spread, ast.Subscript) and isinstance(spread.value, ast.Name) and spread.value.id in owners:
-                field = literal(spread.slice, {})
-                flag = kind(fields[owners[spread.value.id]][field], known)
-                flag = {"kind": "bool", "toggle": True} if flag["kind"] == "bool" else flag
-            table.update(dict.fromkeys(names, flag))
+            spread = spread_note(call, owners, fields)
+            table.update(dict.fromkeys(names, toggled(spread, known) if spread else flag))
     for owner in ("BaseFrontendArgs", "FrontendArgs"):
-        for field, note in fields.get(owner, {}).items():
-            flag = kind(note, known)
-            flag = {"kind": "bool", "toggle": True} if flag["kind"] == "bool" else flag
-            table["--" + field.replace("_", "-")] = flag
+        table.update({"--" + field.replace("_", "-"): toggled(note, known) for field, note in fields.get(owner, {}).items()})
     for tree in wheel.trees("vllm/entrypoints/common/cli_args.py"):
         for names, flag, _ in explicit(tree, known):
             table.update(dict.fromkeys(names, flag))
     return table
+
+
+def spread_note(call: ast.Call, owners: dict[str, str], fields: dict[str, dict[str, ast.expr]]) -> ast.expr | None:
+    """The annotation behind `**x_kwargs["field"]` in one of vLLM's add_argument calls; None if there is no such thing."""
+    spread = next((k.value for k in call.keywords if k.arg is None), None)
+    if isinstance(spread, ast.Subscript) and isinstance(spread.value, ast.Name) and spread.value.id in owners:
+        return fields[owners[spread.value.id]][literal(spread.slice, {})]
+    return None
+
+
+def toggled(note: ast.expr, known: dict[str, Any]) -> Flag:
+    """The kind of a vLLM field, whose booleans have a --no- form too."""
+    flag = kind(note, known)
+    return {"kind": "bool", "toggle": True} if flag["kind"] == "bool" else flag
 
 
 def config_variables(tree: ast.AST) -> Iterator[tuple[str, str]]:
