@@ -20,7 +20,7 @@ from typing import Any, Coroutine, Dict, Iterable, List, Optional, Sequence, Set
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import allocation, bootstrap, causes, folder, probe, processes
+from disagg_launch.runtime import allocation, bootstrap, causes, folder, probe
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
@@ -29,6 +29,7 @@ from disagg_launch.runtime.fleet import ROUTER, Fleet
 from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.repair import Repair
 from disagg_launch.runtime.reports import Reports
 from disagg_launch.runtime.scaling import Scaling
 
@@ -56,8 +57,7 @@ class Gateway:
         self.state = "starting"
         self.signals: List[int] = []
         self.asked_to_stop = False
-        self.restarting: Set[str] = set()
-        self.hopeless: Optional[Verdict] = None
+        self.repair = Repair(self)
         self.scaling = Scaling(self)
         self.address = ""
         self.warden: Optional[subprocess.Popen[bytes]] = None
@@ -161,89 +161,11 @@ class Gateway:
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
         while True:
-            verdict = self._interrupted() or self._policy()
+            verdict = self._interrupted() or self.repair.verdict()
             if verdict is not None:
                 return verdict
             self.board.save(self.status())
             await self._pause()
-
-    def _policy(self) -> Optional[Verdict]:
-        """What a death after ready leads to: a restart of that step alone, or the end."""
-        if self.hopeless is not None:
-            return self.hopeless
-        policy = self.launch.policy
-        for one in (*self.fleet.records.values(), self.fleet.router):
-            if not one.ended or one.name in self.restarting:
-                continue
-            alone = one is self.fleet.router or len(self.fleet.step_of[one.name].instances) == 1
-            if policy.on_failure != "restart" or not alone:
-                return judge([r.observed() for r in (*self.fleet.records.values(), self.fleet.router)], 0, 1)
-            if one.starts > policy.max_restarts:
-                how = f"{one.name} ended again after {policy.max_restarts} restarts (restart.max_restarts): {one.ended}"
-                return Verdict(FAILED, how, one.code, one.name)
-            self.restarting.add(one.name)
-            self.spawn(self._restart(one))
-        return None
-
-    async def _restart(self, one: Record) -> None:
-        """End what is left of its step, pause, start it again, and let the router use it when it is healthy."""
-        pause_s = self.launch.policy.backoff_s * 2 ** (one.starts - 1)
-        self.board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {self.launch.policy.max_restarts} in {pause_s:g} s")
-        if one is not self.fleet.router:
-            await self.tell_router(one, "gone")
-            # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
-            self.desk.tell_leases({"stop": True}, one.name)
-            await self.fleet.end_step(self.fleet.step_of[one.name], self.environ(), self.hasten)
-        await asyncio.sleep(pause_s)
-        if self.fleet.stopping:
-            return
-        try:
-            if one is self.fleet.router:
-                await self.fleet.start_router(self.environ())
-            else:
-                await self._move(one)
-                await self.fleet.start_step(self.fleet.step_of[one.name], self.environ())
-        except BackendRefused as refused:
-            self.hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
-            self.wake.set()
-            return
-        finally:
-            self.restarting.discard(one.name)
-        await self.until_healthy(one)
-
-    async def _move(self, one: Record) -> None:
-        """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
-        old = Record(one.name, one.host, one.port, one.log_path)
-        before = self.fleet.binding
-        moved = await self.fleet.leave_lost_hosts(self.fleet.step_of[one.name], self.environ())
-        for node in moved:
-            self.board.note(f"node {node} of the plan is {self.fleet.binding.hosts[node]} from now on: {before.hosts[node]} is lost")
-        if moved:
-            folder.write_bound(self.run, self.plan, self.launch, self.fleet.binding)
-        if one.host != old.host:
-            await self.tell_router(old, "remove")
-
-    async def until_healthy(self, one: Record) -> None:
-        """Wait for an instance or the router that was started again, and let the router use it; back too when it ended."""
-        life, deadline = one.starts, self.loop.time() + self.launch.readiness.limit_s
-        while one.starts == life and not one.ended and not self.fleet.stopping:
-            if one.seen is not None and one.seen.healthy and not one.missing:
-                self.board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
-                if one is not self.fleet.router:
-                    await self.tell_router(one, "undrain")
-                return
-            if self.loop.time() > deadline:
-                one.end(f"not ready within {self.launch.readiness.limit_s:g} s of its restart", self.loop.time())
-            await asyncio.sleep(processes.POLL_S)
-
-    async def tell_router(self, one: Record, what: str) -> None:
-        """POST /admin/`what` for an instance; that it was in vain is noted."""
-        router = self.fleet.router
-        # with its role the router takes an instance in that it does not know: one that comes back on another host
-        message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
-        seen = await probe.post(router.host, router.port, f"/admin/{what}", message, self.token, self.launch.readiness.probe_s)
-        if not seen.healthy:
-            self.board.note(f"the router was not told to {what} {one.name}: {seen.detail}")
 
     # ---- what is seen and heard -------------------------------------------------------------------------------------------
 

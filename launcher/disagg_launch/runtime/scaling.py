@@ -92,7 +92,7 @@ class Scaling:
             try:
                 await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
                 self.resting.discard(one.name)
-                await gateway.until_healthy(one)
+                await gateway.repair.until_healthy(one)
             except BackendRefused as refused:
                 one.end(str(refused), gateway.loop.time())
             if one.ended:
@@ -105,11 +105,11 @@ class Scaling:
         gateway = self._gateway
         with self._alone(one):
             gateway.board.note(f"{one.name} is drained")
-            await gateway.tell_router(one, "drain")
+            await gateway.repair.tell_router(one, "drain")
             left = await self._drained(one, drain_s)
             if left:
                 self._problems.append(f"{one.name} still had {left} requests after {drain_s:g} s; they were cut")
-            await gateway.tell_router(one, "remove")
+            await gateway.repair.tell_router(one, "remove")
             await self._stop(one)
             gateway.board.note(f"{one.name} is stopped")
 
@@ -149,11 +149,11 @@ class Scaling:
     @contextlib.contextmanager
     def _alone(self, one: Record) -> Iterator[None]:
         """While it lasts, the end of this instance is nobody else's business."""
-        self._gateway.restarting.add(one.name)
+        self._gateway.repair.under_way.add(one.name)
         try:
             yield
         finally:
-            self._gateway.restarting.discard(one.name)
+            self._gateway.repair.under_way.discard(one.name)
 
 
 def _read(path: str) -> Tuple[Plan, Launch]:

@@ -1,0 +1,110 @@
+"""What is done about a death after ready, by the policy of launch.json: the instance's own step again, elsewhere if need be; or the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Optional, Set
+
+from disagg_launch.errors import BackendRefused
+from disagg_launch.runtime import folder, probe, processes
+from disagg_launch.runtime.readiness import FAILED, Verdict, judge
+from disagg_launch.runtime.record import Record
+
+if TYPE_CHECKING:
+    from disagg_launch.runtime.gateway import Gateway
+
+
+class Repair:
+    """Restarts, each with its own pause and count. `under_way` are the names of those that are somebody's business already."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway, self._fleet, self._board = gateway, gateway.fleet, gateway.board
+        self.under_way: Set[str] = set()
+        self._hopeless: Optional[Verdict] = None
+
+    def verdict(self) -> Optional[Verdict]:
+        """The end, if the policy says so; else None, and whoever has ended is on the way to another life."""
+        policy = self._gateway.launch.policy
+        ones = [*self._fleet.records.values(), self._fleet.router]
+        for one in ones:
+            if not one.ended or one.name in self.under_way:
+                continue
+            if policy.on_failure != "restart" or not self._is_alone(one):
+                return judge([each.observed() for each in ones], 0, 1)
+            if one.starts > policy.max_restarts:
+                how = f"{one.name} ended again after {policy.max_restarts} restarts (restart.max_restarts): {one.ended}"
+                return Verdict(FAILED, how, one.code, one.name)
+            self.under_way.add(one.name)
+            self._gateway.spawn(self._restart(one))
+        return self._hopeless
+
+    def _is_alone(self, one: Record) -> bool:
+        """Whether nobody else lives in its step."""
+        return one is self._fleet.router or len(self._fleet.step_of[one.name].instances) == 1
+
+    async def _restart(self, one: Record) -> None:
+        """End what is left of its step, pause, start it again, and let the router use it when it is healthy."""
+        policy = self._gateway.launch.policy
+        pause_s = policy.backoff_s * 2 ** (one.starts - 1)
+        self._board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {policy.max_restarts} in {pause_s:g} s")
+        if one is not self._fleet.router:
+            await self.tell_router(one, "gone")
+            # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
+            self._gateway.desk.tell_leases({"stop": True}, one.name)
+            await self._fleet.end_step(self._fleet.step_of[one.name], self._gateway.environ(), self._gateway.hasten)
+        await asyncio.sleep(pause_s)
+        if self._fleet.stopping:
+            return
+        try:
+            await self._start(one)
+        except BackendRefused as refused:
+            self._hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
+            self._gateway.wake.set()
+            return
+        finally:
+            self.under_way.discard(one.name)
+        await self.until_healthy(one)
+
+    async def _start(self, one: Record) -> None:
+        environ = self._gateway.environ()
+        if one is self._fleet.router:
+            await self._fleet.start_router(environ)
+        else:
+            await self._move(one)
+            await self._fleet.start_step(self._fleet.step_of[one.name], environ)
+
+    async def _move(self, one: Record) -> None:
+        """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
+        gateway, before = self._gateway, self._fleet.binding
+        old = Record(one.name, one.host, one.port, one.log_path)
+        moved = await self._fleet.leave_lost_hosts(self._fleet.step_of[one.name], gateway.environ())
+        now = self._fleet.binding
+        for node in moved:
+            self._board.note(f"node {node} of the plan is {now.hosts[node]} from now on: {before.hosts[node]} is lost")
+        if moved:
+            folder.write_bound(gateway.run, gateway.plan, gateway.launch, now)
+        if one.host != old.host:
+            await self.tell_router(old, "remove")
+
+    async def until_healthy(self, one: Record) -> None:
+        """Wait for an instance or the router that was started again, and let the router use it; back too when it ended."""
+        limit_s, loop = self._gateway.launch.readiness.limit_s, self._gateway.loop
+        life, deadline = one.starts, loop.time() + limit_s
+        while one.starts == life and not one.ended and not self._fleet.stopping:
+            if one.seen is not None and one.seen.healthy and not one.missing:
+                self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
+                if one is not self._fleet.router:
+                    await self.tell_router(one, "undrain")
+                return
+            if loop.time() > deadline:
+                one.end(f"not ready within {limit_s:g} s of its restart", loop.time())
+            await asyncio.sleep(processes.POLL_S)
+
+    async def tell_router(self, one: Record, what: str) -> None:
+        """POST /admin/`what` for an instance; that it was in vain is noted."""
+        router, gateway = self._fleet.router, self._gateway
+        # with its role the router takes an instance in that it does not know: one that comes back on another host
+        message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
+        seen = await probe.post(router.host, router.port, f"/admin/{what}", message, gateway.token, gateway.launch.readiness.probe_s)
+        if not seen.healthy:
+            self._board.note(f"the router was not told to {what} {one.name}: {seen.detail}")
