@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test slurm-up slurm-down docs check clean
+.PHONY: demo serve test slurm-up slurm-down docs check referees clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -37,6 +37,13 @@ check: $(VENV)/.dev ## style, types and the walls between the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vermin -q --no-tips -t=3.9- --violations launcher/disagg_launch/runtime launcher/disagg_launch/plan.py launcher/disagg_launch/launch.py launcher/disagg_launch/errors.py
+
+# bench-placement, bench-startup, bench-bootstrap, ...: ratios measured side by side in one run; not part of the tests
+bench-%: $(VENV)/.dev
+	$(BIN)/python bench/$*/run.py
+
+referees: $(VENV)/.dev ## 2,000 random layouts before Open MPI's mapper, MPICH's ranks and our own readers
+	$(BIN)/python bench/placement/referees.py
 
 clean:
 	rm -rf $(VENV) .mpi build dist
