@@ -17,6 +17,7 @@ class Choice:
     def __init__(self) -> None:
         self.text = ""
         self.tokens: list[int] = []
+        self.told = 0  # tokens whose ids have been sent
         self.last = Delta()
 
     def add(self, delta: Delta) -> None:
@@ -25,6 +26,13 @@ class Choice:
         if delta.token is not None:
             self.tokens.append(delta.token)
         self.last = delta
+
+    def news(self) -> list[int]:
+        """The ids not told yet, unless some of their text is still held back: told ids and sent text always say the same."""
+        if self.last.held:
+            return []
+        new, self.told = self.tokens[self.told :], len(self.tokens)
+        return new
 
 
 def whole(ask: Ask, model: str, choices: Sequence[Choice]) -> Json:
@@ -36,14 +44,16 @@ def whole(ask: Ask, model: str, choices: Sequence[Choice]) -> Json:
     return answer
 
 
-def chunk(ask: Ask, model: str, index: int, delta: Delta, opening: bool = False) -> Json:
-    """One chunk of a stream. The first one of a chat choice is `opening` and says the role."""
+def chunk(ask: Ask, model: str, index: int, delta: Delta, opening: bool = False, ids: Optional[list[int]] = None) -> Json:
+    """One chunk of a stream. The first one of a chat choice is `opening` and says the role. `ids` go along if they are wanted."""
     body: Json = {"index": index}
     if ask.chat:
         body["delta"] = ({"role": "assistant"} if opening else {}) | {"content": delta.text}
     else:
         body["text"] = delta.text
     body |= {"logprobs": None, "finish_reason": delta.finish or None}
+    if ids is not None:
+        body["token_ids"] = ids
     return {**_head(ask, model, ".chunk"), "choices": [body]}
 
 

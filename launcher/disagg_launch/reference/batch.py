@@ -238,7 +238,7 @@ class Scheduler:
         full = sequence.made >= request.limit or len(sequence.tokens) >= self.limits.sequence
         finish = "stop" if ended or text.stopped else "length" if full or request.context_only else ""
         if not finish:
-            request.emit(Delta(new, token))
+            request.emit(Delta(new, token, held=text.held))
             return
         new += text.finish()
         ticket = self._keep(sequence) if request.context_only else None

@@ -29,6 +29,12 @@ LONG_BODY = 32 << 10
 LONGEST_BODY = 16 << 20
 
 
+# path -> whether it is the chat endpoint
+COMPLETING = {"/v1/completions": False, "/v1/chat/completions": True}
+# asks for `token_ids` in each chunk, by which a router can go on with the stream elsewhere should this worker die
+WANTS_IDS = (b"x-return-token-ids", b"1")
+
+
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
@@ -54,17 +60,15 @@ class App:
             ("GET", "/v1/models"): self._models,
             ("GET", "/metrics"): self._metrics,
             ("GET", "/server_info"): self._server_info,
-            ("POST", "/v1/completions"): lambda receive, send: self._complete(receive, send, chat=False),
-            ("POST", "/v1/chat/completions"): lambda receive, send: self._complete(receive, send, chat=True),
         }
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
-        handler = self._routes.get((scope["method"], scope["path"]))
+        handler = self._handler(scope)
         if handler is None:
-            known = scope["path"] in {path for _, path in self._routes}
+            known = scope["path"] in {*COMPLETING, *(path for _, path in self._routes)}
             await _reply(send, 405 if known else 404, answers.error(f"{scope['method']} {scope['path']} is not served here", 404))
             return
         try:
@@ -75,6 +79,11 @@ class App:
             await _reply(send, wrong.status, answers.error(str(wrong), wrong.status))
         except ClientGone:
             log.info("the client left: request cancelled")
+
+    def _handler(self, scope: Mapping[str, Any]) -> Optional[Handler]:
+        if scope["method"] == "POST" and scope["path"] in COMPLETING:
+            return functools.partial(self._complete, chat=COMPLETING[scope["path"]], ids=WANTS_IDS in scope["headers"])
+        return self._routes.get((scope["method"], scope["path"]))
 
     def _fixed(self, body: Json) -> Handler:
         async def handler(receive: Receive, send: Send) -> None:
@@ -108,14 +117,14 @@ class App:
         stats = self._scheduler.stats
         await _reply(send, 200, [stats.popleft() for _ in range(len(stats))])
 
-    async def _complete(self, receive: Receive, send: Send, chat: bool) -> None:
+    async def _complete(self, receive: Receive, send: Send, chat: bool, ids: bool) -> None:
         self._refuse_unless_serving()
         raw = await _read_body(receive)
         # a long text is tokenised beside the event loop, which goes on serving others
         parse = functools.partial(api.parse, raw, chat, self._model)
         ask = await asyncio.to_thread(parse) if len(raw) > LONG_BODY else parse()
         if ask.body.stream and not ask.context_only:
-            await self._stream(ask, receive, send)
+            await self._stream(ask, receive, send, ids)
             return
         choices = [Choice() for _ in ask.prompts]
         async for index, delta in self._deltas(ask, receive):
@@ -124,7 +133,7 @@ class App:
             choices[index].add(delta)
         await _reply(send, 200, answers.whole(ask, self._model.name, choices))
 
-    async def _stream(self, ask: api.Ask, receive: Receive, send: Send) -> None:
+    async def _stream(self, ask: api.Ask, receive: Receive, send: Send, ids: bool) -> None:
         """Server-sent events. The status line waits for the first token, so that an early failure has a proper status."""
         name, choices = self._model.name, [Choice() for _ in ask.prompts]
         started = False
@@ -140,7 +149,7 @@ class App:
             opening = not choices[index].tokens
             choices[index].add(delta)
             if delta.text or delta.finish or opening:
-                await _event(send, answers.chunk(ask, name, index, delta, opening))
+                await _event(send, answers.chunk(ask, name, index, delta, opening, choices[index].news() if ids else None))
         else:
             if ask.body.stream_options and ask.body.stream_options.include_usage:
                 await _event(send, answers.usage_chunk(ask, name, choices))

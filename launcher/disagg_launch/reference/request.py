@@ -27,6 +27,7 @@ class Limits:
 class Delta:
     """News of a request: text and the token behind it, at the end `finish` ("stop" or "length"), or an `error` with its HTTP status.
 
+    `held`: some of the text of the tokens so far is still held back.
     The end of a context-only request that goes on elsewhere has a `ticket`.
     """
 
@@ -36,6 +37,7 @@ class Delta:
     ticket: Optional[Ticket] = None
     error: str = ""
     status: int = 200
+    held: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,15 @@ class Text:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self.stopped = False
         self._piece = tokenizer.piece
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decode = self._decoder.decode
         self._stops = tuple(stops)
         self._held = ""  # could be the beginning of a stop string
+
+    @property
+    def held(self) -> bool:
+        """Whether some of the text of the tokens so far is still held back."""
+        return bool(self._held) or self._decoder.getstate()[0] != b""
 
     def add(self, token: int) -> str:
         """What the token adds to the text that may be shown now; often "" in the middle of a character or of a possible stop string."""

@@ -1,0 +1,153 @@
+"""The router over real reference workers: official client, curl, and a generation worker killed in mid-stream."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+MODEL = "random:7"
+PROMPT = "The quick brown fox jumps over the lazy dog, and then"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            if urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200:
+                return
+        assert process.poll() is None, "it ended while starting"
+        time.sleep(0.05)
+    raise AssertionError("not healthy in time")
+
+
+class Run:
+    """One context and two generation workers of the reference engine and a router, as processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = (folder / "log").open("wb")
+        roles = {"ctx": "CONTEXT", "gen0": "GENERATION", "gen1": "GENERATION"}
+        self.ports = {name: free_port() for name in (*roles, "router")}
+        ctx_yaml = folder / "ctx.yaml"
+        ctx_yaml.write_text("disable_overlap_scheduler: true\n")
+        self.processes = {}
+        for name, role in roles.items():
+            flags = ["--host", "127.0.0.1", "--port", str(self.ports[name]), "--server_role", role, "--config", str(ctx_yaml)]
+            self.processes[name] = self._start("-m", "disagg_launch.reference", MODEL, *flags)
+        config = {"hostname": "127.0.0.1", "port": self.ports["router"], "front_door": {"health_interval_s": 0.2}}
+        config["context_servers"] = {"urls": [f"127.0.0.1:{self.ports['ctx']}"]}
+        config["generation_servers"] = {"urls": [f"127.0.0.1:{self.ports[name]}" for name in ("gen0", "gen1")]}
+        (folder / "router.yaml").write_text(json.dumps(config))
+        self.processes["router"] = self._start("-m", "disagg_launch", "router", "--config", str(folder / "router.yaml"), "--drain", "2")
+        for name, process in self.processes.items():
+            until_healthy(self.ports[name], process)
+
+    def _start(self, *argv: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, *argv], stdout=self._log, stderr=self._log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['router']}"
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=60)
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    one = Run(tmp_path_factory.mktemp("run"))
+    yield one
+    one.end()
+
+
+def texts(stream: Any, chat: bool) -> list[str]:
+    return [(c.delta.content if chat else c.text) or "" for chunk in stream for c in chunk.choices]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_official_client(run: Run, stream: bool) -> None:
+    model = run.client.models.list().data[0].id
+    ask: dict[str, Any] = {"model": model, "max_tokens": 8, "temperature": 0, "stream": stream}
+    done = run.client.completions.create(prompt=PROMPT, **ask)
+    text = "".join(texts(done, False)) if stream else done.choices[0].text
+    assert text
+    plain = run.client.completions.create(prompt=PROMPT, **{**ask, "stream": False})
+    assert text == plain.choices[0].text and plain.usage is not None and plain.usage.completion_tokens == 8
+    said = run.client.chat.completions.create(messages=[{"role": "user", "content": "hello"}], **ask)
+    assert "".join(texts(said, True)) if stream else said.choices[0].message.content
+
+
+def test_the_official_client_meets_errors(run: Run) -> None:
+    with pytest.raises(openai.BadRequestError):
+        run.client.completions.create(model="m", prompt=PROMPT, max_tokens=-1)
+    with pytest.raises(openai.NotFoundError):
+        run.client.embeddings.create(model="m", input="x")
+
+
+def test_curl(run: Run) -> None:
+    body = json.dumps({"model": "m", "prompt": PROMPT, "max_tokens": 4, "temperature": 0, "stream": True})
+    said = subprocess.run(["curl", "-sN", run.url + "/v1/completions", "-d", body], capture_output=True, check=True, timeout=60).stdout
+    assert said.startswith(b"data: {") and said.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL])
+def test_a_generation_worker_killed_in_mid_stream_costs_no_token(run: Run, how: signal.Signals) -> None:
+    """Greedy, many streams at once: every text equals that of an undisturbed run."""
+    count, length = 8, 120
+    prompts = [f"{PROMPT} {i} " for i in range(count)]
+
+    def answer(prompt: str) -> str:
+        stream = run.client.completions.create(model="m", prompt=prompt, max_tokens=length, temperature=0, stream=True, extra_body={"ignore_eos": True})
+        return "".join(texts(stream, False))
+
+    wanted = [answer(prompt) for prompt in prompts]
+    found = [""] * count
+
+    def one(i: int) -> None:
+        found[i] = answer(prompts[i])
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    active = {"gen0": 0, "gen1": 0}
+    while not all(active.values()):
+        page = urllib.request.urlopen(run.url + "/metrics", timeout=5).read().decode()
+        for name in active:
+            line = f'worker_active_requests{{role="generation",worker="127.0.0.1:{run.ports[name]}"}} '
+            active[name] = int(page.split(line)[1].split("\n")[0])
+    time.sleep(0.1)
+    run.processes["gen0"].send_signal(how)
+    for thread in threads:
+        thread.join(60)
+    assert found == wanted
+    page = urllib.request.urlopen(run.url + "/metrics", timeout=5).read().decode()
+    assert int(page.split("\nresumed_streams ")[1].split("\n")[0]) >= 1 and "\nbroken_streams 0\n" in page
