@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import HEALTHY, STAGES, Observation
@@ -25,8 +25,9 @@ MARKS = dict(zip(STAGES, ("....", "=...", "==..", "===.", "====")))
 class Board:
     """Shows and saves what changed, not more often than an eye or a disk likes."""
 
-    def __init__(self, run: str, quiet: bool) -> None:
+    def __init__(self, run: str, quiet: bool, opened: Optional[Callable[[], None]] = None) -> None:
         self.run = run
+        self._opened = opened
         self._quiet = quiet
         self._live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._log = open(os.path.join(run, "logs", "gateway.log"), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -45,6 +46,8 @@ class Board:
         self._log.write(f"{timestamp()} ready: {url}\n")
         with contextlib.suppress(OSError):
             print(f"ready: {url}", flush=True)
+        if self._opened is not None:
+            self._opened()
 
     def progress(self, observations: Sequence[Observation], final: bool = False) -> None:
         """The stage of every instance: redrawn in place on a terminal, otherwise one line per change."""

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     gateway.add_argument("--addresses", default="", help="what other nodes reach those hosts by, where that is another name")
     gateway.add_argument("--listen", default="127.0.0.1", help="this machine's address for the ranks' reports")
     gateway.add_argument("--quiet", action="store_true", help="say nothing but the ready line")
+    gateway.add_argument("--detach", action="store_true", help="come back when the router is open, and go on in the background")
     hosts = commands.add_parser("hosts", help="print the Slurm job's hosts, or those of a step's tasks, comma separated")
     what = hosts.add_mutually_exclusive_group()
     what.add_argument("--step", default="", help="of this step's tasks, in task order")
@@ -72,9 +73,10 @@ def _spread(options: argparse.Namespace) -> int:
 
 
 def _gateway(options: argparse.Namespace) -> int:
-    from disagg_launch.runtime import gateway
+    from disagg_launch.runtime import detach, gateway
 
-    return gateway.main(options.run, _names(options.hosts), _names(options.addresses), options.listen, options.quiet)
+    opened = detach.leave() if options.detach else None
+    return gateway.main(options.run, _names(options.hosts), _names(options.addresses), options.listen, options.quiet, opened)
 
 
 def _hosts(options: argparse.Namespace) -> int:

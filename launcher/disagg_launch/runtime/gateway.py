@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import subprocess
-from typing import Any, Coroutine, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Callable, Coroutine, Dict, Iterable, List, Optional, Sequence, Set
 
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
@@ -279,15 +279,20 @@ class Gateway:
             self.loop.call_exception_handler({"message": "a part of the gateway failed", "exception": task.exception(), "future": task})
 
 
-def main(run: str, hosts: Sequence[str], addresses: Sequence[str], listen: str, quiet: bool) -> int:
-    """Be the gateway of a run folder: the exit status. BadInput or BackendRefused before anything has been started."""
+def main(
+    run: str, hosts: Sequence[str], addresses: Sequence[str], listen: str, quiet: bool, opened: Optional[Callable[[], None]] = None
+) -> int:
+    """Be the gateway of a run folder: the exit status. BadInput or BackendRefused before anything has been started.
+
+    `opened` is called once, when the router is open.
+    """
     run = os.path.abspath(run)
     lock = folder.claim(run)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pipe, a log and a probe for each of a thousand instances
     plan, launch = folder.read(run)
     binding = bindings.bound(plan, tuple(hosts), tuple(addresses)) if hosts else bindings.on_this_machine(plan)
-    board = Board(run, quiet)
+    board = Board(run, quiet, opened)
     try:
         return asyncio.run(Gateway(run, plan, launch, binding, listen, board).serve())
     finally:

@@ -95,6 +95,24 @@ def test_stopping_ends_deaf_workers_and_forgotten_grandchildren(deploy):
     assert run.stop() == 130
 
 
+def test_detached_the_shell_gets_its_prompt_back_when_the_router_is_open(deploy):
+    run = deploy()
+    argv = [sys.executable, str(run.run / "runtime.pyz"), "gateway", "--detach"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"ready: http://127.0.0.1:{run.launch.router.port}\n")
+    subprocess.run([sys.executable, str(run.run / "runtime.pyz"), "down"], check=True)
+    until(lambda: survivors(run.run) == [])
+    assert json.loads((run.run / "state" / "verdict.json").read_text())["state"] == "stopped"
+
+
+def test_detached_a_failure_is_the_exit_code_of_the_command(deploy):
+    run = deploy(flags={"ctx0": ("--die-s", "0")})
+    argv = [sys.executable, str(run.run / "runtime.pyz"), "gateway", "--detach"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 6 and "ctx0 ended: rank 0 on" in done.stderr
+    assert survivors(run.run) == []
+
+
 def test_ctrl_c_while_workers_load_is_130(deploy):
     run = deploy((1, 1), flags={"ctx1": ("--load-s", "60")})
     run.up()
