@@ -49,6 +49,9 @@ def _forms(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
         roles = [one.role for one in sorted(plan.instances, key=lambda i: i.first_rank)]
         if roles != sorted(roles, key=lambda role: role != CONTEXT):
             yield _say(spec, ("engine", "launch"), "mpi-worker needs all context ranks before all generation ranks; the plan mixes them")
+        for key, role in SECTIONS.items():
+            if spec.section(role).context_parallel_size > 1:
+                yield _say(spec, (key, "context_parallel_size"), "found with mpi-worker, which counts TP x PP only; use llmapi-launch")
         if spec.disagg_cluster or spec.engine.metadata_server:
             text = "mpi-worker found together with service discovery, which it cannot do; use serve or llmapi-launch"
             yield _say(spec, ("engine", "launch"), text)

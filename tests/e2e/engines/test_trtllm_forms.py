@@ -69,6 +69,11 @@ def test_metadata_server(up: Up, expected: str, etcd: int) -> None:
     assert up(example("metadata-server.yaml", *on(etcd))).texts() == (expected, expected)
 
 
+def test_workers_register_with_our_own_front_door(up: Up, expected: str) -> None:
+    """Requests as upstream's workers send them, against our storage."""
+    assert up(example("discovery-http.yaml", ("router:\n  name: trtllm\n", ""))).texts() == (expected, expected)
+
+
 @pytest.mark.parametrize("role", ["generation", "context"])
 def test_mixed_precision(up: Up, expected: str, etcd: int, role: str) -> None:
     """FP8 generation as in the guide, and the other way round."""
