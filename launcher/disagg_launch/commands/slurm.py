@@ -78,9 +78,8 @@ def _check_ports(plans: dict[str, Plan], doors: list[int]) -> None:
     for (name, one), door in zip(plans.items(), doors):
         for port in {door, *(instance.port for instance in one.instances)}:
             if owner.setdefault(port, name) != name:
-                raise BadInput(
-                    f"{name}: port {port} is also one of {owner[port]}'s, and both may run on one node; set `port` and cluster.base_port apart"
-                )
+                why = f"port {port} is one of {owner[port]}'s too, and both may run on one node"
+                raise BadInput(f"{name}: {why}; set port and cluster.base_port apart")
 
 
 @click.command()
