@@ -232,7 +232,7 @@ class Gateway:
         """The verdict in words and in state/verdict.json: what happened, the last lines of the log, a likely cause and one thing to do."""
         one = self.fleet.router if verdict.instance == ROUTER else self.fleet.records.get(verdict.instance)
         lines = one.last_lines() if one else []
-        cause = causes.explain(lines, verdict.reason) if one and one.ended else None
+        cause = causes.explain([verdict.reason, *lines], verdict.reason) if one and one.ended else None
         self.board.note(f"{verdict.state}: {verdict.reason}")
         if one and lines and verdict.state == FAILED:
             self.board.note(f"last lines of {one.log_path}:\n" + "\n".join(f"    {text}" for text in lines))

@@ -80,10 +80,12 @@ class Reports:
         return {**answer, "output": many and LAUNCHERS[message["launcher"]].mixes}
 
     def _refusal(self, message: Message, peer: str) -> Message:
-        for start in self.launch.starts:
-            if start.step == message["step"]:
-                one: Record = self.fleet.records[start.instances[0]]
-                one.refusal, one.refusal_code = one.refusal or message["why"], message["code"]
+        names = (
+            [message["instance"]] if "instance" in message else [s.instances[0] for s in self.launch.starts if s.step == message["step"]]
+        )
+        for name in names:
+            one: Record = self.fleet.records[name]
+            one.refusal, one.refusal_code = one.refusal or message["why"], message["code"]
         return {"ok": True}
 
     def _lease(self, message: Message, peer: str) -> Message:

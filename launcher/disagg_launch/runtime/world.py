@@ -6,12 +6,15 @@ Run as `python -m mpi4py runtime.pyz world ...`: mpi4py's runner aborts the whol
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
-from typing import Any, List, Optional
+from typing import Any, List, Mapping, Optional
 
 from disagg_launch.errors import RankRefused
-from disagg_launch.runtime import processes
+from disagg_launch.runtime import processes, wire
+from disagg_launch.runtime.names import GATEWAY, RUN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Any:
     """What the function returns when it is called with (arguments, communicator). RankRefused when the world is not the planned one."""
-    comm = split(options.size, options.colour, options.key, options.count)
+    try:
+        comm = split(options.size, options.colour, options.key, options.count)
+    except RankRefused as refused:
+        _tell(refused, os.environ)
+        raise
     module, _, function = options.target.partition(":")
     return getattr(_import(module), function)(options.arguments, comm)
 
@@ -51,6 +58,13 @@ def split(size: int, colour: int, key: int, count: int) -> Any:
             RankRefused.WRONG_WORLD_SIZE,
         )
     return comm
+
+
+def _tell(refused: RankRefused, environ: Mapping[str, str]) -> None:
+    """Tell the gateway why: what an MPI library says at its end would bury it."""
+    message = {"kind": "refusal", "instance": environ.get("DISAGG_INSTANCE"), "why": str(refused), "code": refused.exit_code}
+    with contextlib.suppress(KeyError, OSError, ValueError):  # no gateway is no reason to refuse for
+        wire.ask(environ[GATEWAY], wire.read_token(environ[RUN]), message)
 
 
 def _import(module: str) -> Any:
