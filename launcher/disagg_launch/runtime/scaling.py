@@ -81,8 +81,12 @@ class Scaling:
                 if not self._problems:  # whoever follows would meet the same
                     await self._end(gateway.fleet.records[name], drain_s)
                     await self._begin(gateway.fleet.records[name])
+        except Exception as wrong:
+            self._problems.append(f"the gateway failed ({wrong!r}): see logs/gateway.log")
+            raise
         finally:
             self._busy = False
+            gateway.board.save(gateway.status(), final=True)  # whoever waited for the change asks for the status next
 
     async def _begin(self, one: Record) -> None:
         """Start an instance, and have requests sent to it once it is healthy; one that fails is put to rest again."""
