@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disagg_launch.engines.process_rules import older
 from disagg_launch.engines.trtllm_files import AUTO, OVERLAP, SECTIONS
 from disagg_launch.plan import CONTEXT, Plan
 from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
@@ -13,11 +14,17 @@ from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
+# service discovery (pull/8215)
+CLUSTER = "1.2.0"
+
 
 def complaints(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
     """Errors and warnings, each at its place in the file."""
     yield from _added(spec)
-    yield from _forms(spec, plan, form)
+    yield from _nodes(spec, plan, form)
+    if form == "mpi-worker":
+        yield from _mpi_worker(spec, plan)
+    yield from _discovery(spec)
     yield from _shapes(spec)
     wish = spec.engine.quantize
     if wish and spec.section(wish.role).model in (None, wish.checkpoint):
@@ -32,29 +39,36 @@ def _added(spec: Spec) -> Iterator[Complaint]:
         yield _say(spec, ("context_servers", OVERLAP), text, WARNING)
 
 
-def _forms(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
+def _nodes(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
     for instance in plan.instances:
         counts = Counter(row.node for row in plan.ranks_of(instance.name))
-        key = f"{instance.role}_servers"
         if form == "serve" and len(counts) > 1:
             text = f"found serve, but {instance.name} lies on {len(counts)} nodes, and it starts ranks on its own only: use llmapi-launch"
             yield _say(spec, ("engine", "launch"), text)
         if form == "llmapi-launch" and len(set(counts.values())) > 1:
             spread = " + ".join(str(n) for n in counts.values())
             text = f"{instance.name} has {spread} ranks on its nodes; TensorRT-LLM counts GPUs by rank and needs as many on each node"
-            yield _say(spec, (key, "tensor_parallel_size"), text)
-    if form == "mpi-worker":
-        text = "mpi-worker is deprecated by TensorRT-LLM, and servers can neither be added nor removed; llmapi-launch takes its place"
-        yield _say(spec, ("engine", "launch"), text, WARNING)
-        roles = [one.role for one in sorted(plan.instances, key=lambda i: i.first_rank)]
-        if roles != sorted(roles, key=lambda role: role != CONTEXT):
-            yield _say(spec, ("engine", "launch"), "mpi-worker needs all context ranks before all generation ranks; the plan mixes them")
-        for key, role in SECTIONS.items():
-            if spec.section(role).context_parallel_size > 1:
-                yield _say(spec, (key, "context_parallel_size"), "found with mpi-worker, which counts TP x PP only; use llmapi-launch")
-        if spec.disagg_cluster or spec.engine.metadata_server:
-            text = "mpi-worker found together with service discovery, which it cannot do; use serve or llmapi-launch"
-            yield _say(spec, ("engine", "launch"), text)
+            yield _say(spec, (f"{instance.role}_servers", "tensor_parallel_size"), text)
+
+
+def _mpi_worker(spec: Spec, plan: Plan) -> Iterator[Complaint]:
+    text = "mpi-worker is deprecated by TensorRT-LLM, and servers can neither be added nor removed; llmapi-launch takes its place"
+    yield _say(spec, ("engine", "launch"), text, WARNING)
+    roles = [one.role for one in sorted(plan.instances, key=lambda i: i.first_rank)]
+    if roles != sorted(roles, key=lambda role: role != CONTEXT):
+        yield _say(spec, ("engine", "launch"), "mpi-worker needs all context ranks before all generation ranks; the plan mixes them")
+    for key, role in SECTIONS.items():
+        if spec.section(role).context_parallel_size > 1:
+            yield _say(spec, (key, "context_parallel_size"), "found with mpi-worker, which counts TP x PP only; use llmapi-launch")
+    if spec.disagg_cluster or spec.engine.metadata_server:
+        text = "mpi-worker found together with service discovery, which it cannot do; use serve or llmapi-launch"
+        yield _say(spec, ("engine", "launch"), text)
+
+
+def _discovery(spec: Spec) -> Iterator[Complaint]:
+    if spec.disagg_cluster and older(spec.engine.version, CLUSTER):
+        text = f"found {spec.engine.version}, but disagg_cluster needs {CLUSTER}; use static urls or metadata_server"
+        yield _say(spec, ("engine", "version"), text)
     if spec.disagg_cluster and spec.disagg_cluster.cluster_uri == AUTO and spec.router.name not in ("builtin", "trtllm"):
         text = f"found auto, which is the front door's own storage; the router {spec.router.name} has none"
         yield _say(spec, ("disagg_cluster", "cluster_uri"), text)

@@ -29,6 +29,13 @@ def test_flag_that_the_engine_does_not_have(up: Up) -> None:
     assert "No such option" in done.err
 
 
+def test_wrapper_that_loses_the_exit_status_hides_nothing(up: Up) -> None:
+    text = STANDARD.replace("launch: serve", "launch: llmapi-launch").replace("num_instances: 2", "num_instances: 2\n  max_batchsize: 4")
+    done = up(text, STANDIN_WRAPPER="early")
+    assert done.code == 6
+    assert "Extra inputs are not permitted" in done.err
+
+
 def test_form_that_needs_one_world_on_a_backend_that_has_several(up: Up) -> None:
     done = up((ROOT / "examples/seed/mpi-worker.yaml").read_text(), "--backend", "local")
     assert done.code == 2

@@ -56,6 +56,10 @@ def said(text: str) -> list[str]:
             "t.yaml:8:18: disagg_cluster.cluster_uri: found auto, which is the front door's own storage; the router command has none",
         ),
         (
+            HEAD + PAIR + "engine: {name: trtllm, version: 1.1.0}\ncluster: {gpus_per_node: 2}\ndisagg_cluster: {cluster_uri: auto}\n",
+            "t.yaml:5:24: engine.version: found 1.1.0, but disagg_cluster needs 1.2.0; use static urls or metadata_server",
+        ),
+        (
             HEAD + PAIR + "engine: {name: trtllm, quantize: {checkpoint: m}}\ncluster: {gpus_per_node: 2}\n",
             "t.yaml:1:1: generation_servers.model: found m, which engine.quantize reads",
         ),
