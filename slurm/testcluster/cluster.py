@@ -7,6 +7,7 @@
     cluster.py login squeue             run a command on the login host
     cluster.py on node3 hostname        run a command on a node
     cluster.py node node3 cut           cut | heal | poweroff | poweron | kill-slurmd | start-slurmd
+    cluster.py ps                       what runs on the nodes
     cluster.py down                     take it down without a trace
 
 Several clusters can be up at once: give each a --name, which is also what its nodes are called.
@@ -178,7 +179,7 @@ def _arguments() -> argparse.ArgumentParser:
             one.add_argument("--nodes", type=int, choices=range(2, 201), metavar="2..200", default=8)
             one.add_argument("--gpus", type=int, choices=range(17), metavar="0..16", default=4)
             one.add_argument("--cgroup", action="store_true", help="track processes by cgroup, as production does")
-    for name in ("down", "env", "check"):
+    for name in ("down", "env", "check", "ps"):
         commands.add_parser(name)
     one = commands.add_parser("node")
     one.add_argument("host")
@@ -215,6 +216,8 @@ def _use(options: argparse.Namespace) -> None:
         raise SystemExit(f"{host} is not a host of cluster {cluster.name}; its nodes are {cluster.name}0 to {cluster.workers[-1]}")
     if options.command == "env":
         print(f"export PATH={cluster.folder}/bin:$PATH")
+    elif options.command == "ps":
+        print("\n".join(f"{host} {command}" for host in cluster.workers for command in hosts.commands(cluster, host)))
     elif options.command == "node":
         fault(cluster, host, options.what)
     else:

@@ -69,6 +69,17 @@ def processes(cluster: Cluster, hosts: Iterable[str]) -> list[int]:
     return [pid for pid in pids if _inode(Path(f"/proc/{pid}/ns/net")) in inodes]
 
 
+def commands(cluster: Cluster, host: str) -> list[str]:
+    """The command lines of all that runs on a host."""
+    found = []
+    for pid in processes(cluster, [host]):
+        with suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            # a process that has ended and was not collected yet has none
+            found += [line] if line else []
+    return found
+
+
 def power_off(cluster: Cluster, hosts: Iterable[str]) -> None:
     """Kill everything on these hosts at once, and wait until it is gone."""
     hosts = tuple(hosts)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_hosts import NODES, TOOL, Cluster, wait_for
+from slurm_hosts import TOOL, Cluster, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def _cluster() -> Iterator[Cluster]:
     with _slot() as name:
         cluster = Cluster(name)
         cluster.tool("down")
-        cluster.tool("up", "--nodes", str(NODES))
+        cluster.up()
         yield cluster
         cluster.tool("down")
 

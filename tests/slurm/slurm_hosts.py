@@ -13,7 +13,7 @@ import pytest
 TOOL = Path(__file__).parents[2] / "slurm/testcluster/cluster.py"
 NODES = 6
 # what may be left on a node after a test: the node itself
-ITS_OWN = ("host-init.sh", "sleep 3600", "slurmd", "ps -eo")
+ITS_OWN = ("host-init.sh", "sleep 3600", "slurmd")
 
 
 class Cluster:
@@ -24,6 +24,7 @@ class Cluster:
         self.controller = f"{name}-ctl"
         self.nodes = [f"{name}{i}" for i in range(NODES)]
         self.hurt: set[str] = set()
+        self.enter = ""
 
     def tool(self, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run the cluster tool; output is captured as text."""
@@ -32,7 +33,8 @@ class Cluster:
 
     def login(self, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run a command on the login host, in this process's working directory or `cwd`."""
-        return self.tool("login", *argv, **options)
+        options = {"capture_output": True, "text": True, "timeout": 120, "check": True, **options}
+        return subprocess.run([self.enter, *argv], **options)  # type: ignore[call-overload,no-any-return]
 
     def on(self, node: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run a command on a node."""
@@ -47,14 +49,14 @@ class Cluster:
         """The nodes Slurm could give to a job now."""
         return self.login("sinfo", "-h", "-N", "-p", "batch", "-t", "idle", "-o", "%N").stdout.split()
 
-    def left_behind(self) -> dict[str, list[str]]:
-        """Command lines on each node that are neither the node's nor Slurm's; a node without any is left out."""
-        found = {}
-        for node in self.nodes:
-            lines = self.on(node, "ps", "-eo", "args", "--no-headers").stdout.splitlines()
-            if strange := [line for line in lines if not any(own in line for own in ITS_OWN)]:
-                found[node] = strange
-        return found
+    def up(self, nodes: int = NODES) -> None:
+        """Bring it up."""
+        self.tool("up", "--nodes", str(nodes))
+        self.enter = self.tool("env").stdout.split("=")[1].split(":")[0] + "/login"
+
+    def left_behind(self) -> list[str]:
+        """What runs on the nodes, as "node command", that is neither the node's nor Slurm's."""
+        return [line for line in self.tool("ps").stdout.splitlines() if not any(own in line for own in ITS_OWN)]
 
 
 def wait_for(what: Callable[[], object], limit_s: float = 60, why: str = "") -> object:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployments import WORKER, Deployment, topology
+from slurm_deployments import WORKER, Deployment, topology
 from slurm_hosts import Cluster
 
 
@@ -25,7 +25,7 @@ def test_a_job_with_a_step_for_each_instance(cluster: Cluster, tmp_path: Path) -
         # the second network: the one that the site profile names
         assert re.match(r"http://10\.232\.", one.instance(name)["url"])
     steps = cluster.login("squeue", "--steps", "-h", "-o", "%j").stdout.split()
-    assert sorted(steps) == ["batch", "ctx0", "ctx1", "gen0", "router"]
+    assert sorted(steps) == ["batch", "ctx0", "ctx1", "deputy", "gen0", "router"]
     assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert "rank 1 on" in one.command("logs", one.job, "ctx0").stdout
     one.cancel()
@@ -148,8 +148,9 @@ def test_a_profile_made_by_asking_this_cluster_works(cluster: Cluster, tmp_path:
     one.cancel()
 
 
-def test_an_array_of_two_topologies(cluster: Cluster, tmp_path: Path) -> None:
-    specs = [topology(name=f"a{n}", port=8100 + n, context_servers={"num_instances": n + 1}) for n in range(2)]
+def test_an_array_of_two_topologies_on_the_same_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    nodes = {"nodelist": ",".join(cluster.idle()[:3])}
+    specs = [topology(name=f"a{n}", port=8100 + n, slurm=nodes, context_servers={"num_instances": n + 1}) for n in range(2)]
     ones = [Deployment(cluster, tmp_path, spec) for spec in specs]
     alike = ones[0].command("submit", *(str(one.spec) for one in ones), "--run", str(tmp_path / "array"), check=False)
     assert (alike.returncode, "port 8001" in alike.stderr) == (2, True)
@@ -162,5 +163,6 @@ def test_an_array_of_two_topologies(cluster: Cluster, tmp_path: Path) -> None:
         one.ready()
         assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert [len(one.status()["instances"]) for one in ones] == [2, 3]
+    assert ones[0].hosts()[:3] == ones[1].hosts()
     for one in ones:
         assert one.job in one.cancel()

@@ -60,13 +60,13 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--out", default="", help="folder for one file per rank")
     # it stands in for engines too, whose further options are nothing to it
-    parser.add_argument("--second", choices=["exit", "signal"], default="", help="how the instance's second rank ends at once")
+    parser.add_argument("--second-ends", action="store_true", help="the instance's second rank ends at once")
     options, _ = parser.parse_known_args()
     signal.signal(signal.SIGTERM, leave)
     print(f"rank {RANK} on {socket.gethostname()}", flush=True)
-    if RANK == 1 and options.second:
+    if RANK == 1 and options.second_ends:
         print("the model is broken", flush=True)
-        os.kill(os.getpid(), signal.SIGSEGV) if options.second == "signal" else os._exit(3)
+        os._exit(3)
     if options.out:
         (Path(options.out) / f"{os.environ['DISAGG_RANK']}.json").write_text(json.dumps(who()))
     if RANK == 0 or "DISAGG_INSTANCE" not in os.environ:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deployments import READY_S, Deployment
+from slurm_deployments import READY_S, Deployment
 from slurm_hosts import Cluster
 
 ROOT = Path(__file__).parents[3]
