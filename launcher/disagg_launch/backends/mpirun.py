@@ -15,6 +15,8 @@ from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 from disagg_launch.launch import Start, Worker
 from disagg_launch.plan import Plan, step_of_world
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime.names import GATEWAY
 from disagg_launch.runtime.tasks import tasks_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Flavor:
     `launcher`: its row in runtime/launchers.py. `flags`: each output line marked with its rank, more ranks than cores allowed, no
     binding. `line`: neighbours in rank on one host, as a line of the host file. `hosts`: the flags before that file's path.
     `sequence`: those flags when several hosts take turns, for which this MPI wants a line for each rank. `environ`: for all of them.
+    `forward`: takes the gateway's address along to other hosts, where that does not happen by itself.
     """
 
     launcher: str
@@ -42,6 +45,7 @@ class Flavor:
     hosts: tuple[str, ...]
     sequence: tuple[str, ...] = ()
     environ: tuple[tuple[str, str], ...] = ()
+    forward: tuple[str, ...] = ()
 
 
 FLAVORS = {
@@ -65,12 +69,16 @@ FLAVORS = {
             # Open MPI 5 refuses more ranks than cores in a multi-node allocation unless binding is off here as well
             ("PRTE_MCA_hwloc_default_binding_policy", "none"),
         ),
+        forward=("-x", GATEWAY),
     ),
 }
 
 
 def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:
-    """One start for the whole plan, its script and its host file. BadInput when mpi.hosts has fewer hosts than the plan has nodes."""
+    """One start for the whole plan, its script, its host file and, with mpi.hosts, the binding.
+
+    BadInput when mpi.hosts has fewer hosts than the plan has nodes.
+    """
     if not plan.instances:
         return (), ()
     hosts = spec.mpi.hosts or (HERE,) * plan.node_count
@@ -80,9 +88,13 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
     script = f"steps/{step.name}.sh"
     start = Start(step.name, step.first_rank, step.size, step.instances, ("bash", script), launcher=flavor.launcher)
     on_hosts = [hosts[t.row.node] for t in tasks_of(plan, start, workers)]
-    argv = command(spec, python, step.name, plan.digest, on_hosts)
+    program, *words = command(spec, python, step.name, plan.digest, on_hosts)
+    argv = [program, *(flavor.forward if len(set(on_hosts)) > 1 else ()), *words]
     text = templating.render("mpirun/step.sh.j2", step=step, digest=plan.digest, environ=flavor.environ, command=argv)
-    return (start,), (File(script, text, RUNNABLE), File(HOST_FILE, host_lines(flavor, on_hosts)))
+    files: tuple[File, ...] = (File(script, text, RUNNABLE), File(HOST_FILE, host_lines(flavor, on_hosts)))
+    if spec.mpi.hosts:
+        files += (File("binding.json", bindings.to_json(bindings.Binding(hosts, hosts))),)
+    return (start,), files
 
 
 def command(spec: Spec, python: str, step: str, digest: str, hosts: list[str], host_file: str = HOST_FILE) -> list[str]:

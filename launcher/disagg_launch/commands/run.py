@@ -29,9 +29,9 @@ def run_folder(value: str) -> pathlib.Path:
     """The run folder of that path, or the one that the Slurm job of that number was sent from."""
     if not str(value)[:1].isdigit() or os.path.exists(value):
         return pathlib.Path(value)
-    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.backends.slurm import jobs
 
-    return slurm_jobs.folder_of(value)
+    return jobs.folder_of(value)
 
 
 folder_type = click.Path(path_type=pathlib.Path)
@@ -129,9 +129,9 @@ def _status(run: pathlib.Path) -> dict[str, Any]:
     from disagg_launch.runtime import folder
 
     if (run / "job.json").exists():
-        from disagg_launch.backends import slurm_jobs
+        from disagg_launch.backends.slurm import jobs
 
-        return slurm_jobs.status_now(run)
+        return jobs.status_now(run)
     try:
         found: dict[str, Any] = json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

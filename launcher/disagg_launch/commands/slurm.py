@@ -28,7 +28,7 @@ def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run
 
     Several SPECs become one job array; their run folders are 0, 1, ... in the array's.
     """
-    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.backends.slurm import jobs
     from disagg_launch.commands import run as runs
 
     rendered = [runs.rendered(spec, "slurm") for spec in specs]
@@ -40,24 +40,25 @@ def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run
             click.echo(_tested(files), err=True)
     elif len(specs) == 1:
         topology, _, files = rendered[0]
-        click.echo(slurm_jobs.send(runs.written(topology, files, run)))
+        click.echo(jobs.send(runs.written(topology, files, run)))
     else:
         click.echo(_sent_together(specs, rendered, run))
 
 
 def _tested(files: tuple[File, ...]) -> str:
     from disagg_launch import render
-    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.backends.slurm import jobs
 
     with tempfile.TemporaryDirectory(prefix="disagg-launch-") as folder:
         render.write(files, pathlib.Path(folder))
-        return slurm_jobs.test(pathlib.Path(folder))
+        return jobs.test(pathlib.Path(folder))
 
 
 def _sent_together(specs: tuple[pathlib.Path, ...], rendered: list[tuple[Spec, str, tuple[File, ...]]], run: Optional[pathlib.Path]) -> str:
     """The id of the array that runs them."""
     from disagg_launch import plan
-    from disagg_launch.backends import slurm, slurm_jobs
+    from disagg_launch.backends import slurm
+    from disagg_launch.backends.slurm import jobs as sent
     from disagg_launch.commands import run as runs
 
     texts = {str(spec): {one.path: str(one.text) for one in files} for spec, (_, _, files) in zip(specs, rendered)}
@@ -69,7 +70,7 @@ def _sent_together(specs: tuple[pathlib.Path, ...], rendered: list[tuple[Spec, s
     for number, (topology, _, files) in enumerate(rendered):
         runs.written(topology, files, folder / str(number))
     (folder / script.path).write_text(str(script.text), encoding="utf-8")
-    return slurm_jobs.send_array(folder, len(specs))
+    return sent.send_array(folder, len(specs))
 
 
 def _check_ports(plans: dict[str, Plan], doors: list[int]) -> None:
@@ -87,10 +88,10 @@ def _check_ports(plans: dict[str, Plan], doors: list[int]) -> None:
 @click.option("--limit-s", type=click.FloatRange(min=0), default=float("inf"), help="Give up after so many seconds. [default: never]")
 def wait(run: str, limit_s: float) -> None:
     """Wait until a submitted run is ready, and print the front door's URL. Exit code 5 after --limit-s, 6 if it failed."""
-    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.backends.slurm import jobs
 
-    folder = slurm_jobs.folder_of(run)
-    click.echo(slurm_jobs.wait(folder, limit_s, lambda text: click.echo(text, err=True)))
+    folder = jobs.folder_of(run)
+    click.echo(jobs.wait(folder, limit_s, lambda text: click.echo(text, err=True)))
 
 
 @click.command()
@@ -98,13 +99,13 @@ def wait(run: str, limit_s: float) -> None:
 @click.option("--patience-s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="How long it may take to stop in order.")
 def cancel(run: str, patience_s: float) -> None:
     """Stop a submitted run in order, or take it out of the queue; comes back when its job has ended."""
-    from disagg_launch.backends import slurm_jobs
+    from disagg_launch.backends.slurm import jobs
 
     folder = pathlib.Path(run)
-    job = slurm_jobs.job_of(folder) if folder.is_dir() else run
+    job = jobs.job_of(folder) if folder.is_dir() else run
     if job is None or not job[0].isdigit():
         raise BadInput(f"{run}: neither a job id nor a run folder that a job was sent from")
-    click.echo(slurm_jobs.cancel(job, patience_s).sentence())
+    click.echo(jobs.cancel(job, patience_s).sentence())
 
 
 @click.group()
@@ -115,9 +116,9 @@ def site() -> None:
 @site.command("list")
 def list_() -> None:
     """Print the profiles that come with the program."""
-    from disagg_launch.backends import slurm_site
+    from disagg_launch.backends.slurm import site as sites
 
-    for name, about in slurm_site.names().items():
+    for name, about in sites.names().items():
         click.echo(f"{name:14} {about}")
 
 
@@ -125,18 +126,19 @@ def list_() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print a profile, given by name or path, as far as it differs from the defaults."""
-    from disagg_launch.backends import slurm_site
+    from disagg_launch.backends.slurm import site as sites
 
-    click.echo(slurm_site.to_yaml(slurm_site.load(name)), nl=False)
+    click.echo(sites.to_yaml(sites.load(name)), nl=False)
 
 
 @site.command()
 @click.option("-o", "--out", type=click.Path(path_type=pathlib.Path, dir_okay=False), help="The file to write. [default: standard output]")
 def probe(out: Optional[pathlib.Path]) -> None:
     """Write a profile by asking the cluster whose login node this is; it then works from anywhere (slurm: {site: FILE})."""
-    from disagg_launch.backends import slurm_probe, slurm_site
+    from disagg_launch.backends.slurm import probe as asked
+    from disagg_launch.backends.slurm import site as sites
 
-    text = slurm_site.to_yaml(slurm_probe.probe())
+    text = sites.to_yaml(asked.probe())
     if out is None:
         click.echo(text, nl=False)
     else:

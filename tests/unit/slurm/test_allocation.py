@@ -2,7 +2,7 @@
 
 import pytest
 
-from disagg_launch.backends import slurm_header
+from disagg_launch.backends.slurm import header
 from disagg_launch.errors import BackendRefused, BadInput
 from disagg_launch.plan import Plan
 from disagg_launch.runtime import allocation
@@ -65,6 +65,6 @@ def test_without_a_spare_the_loss_is_said() -> None:
 def test_an_array_gets_the_largest_sizes_and_refuses_other_differences() -> None:
     small = ["--nodes=2", "--ntasks-per-node=4", "--time=10", "--job-name=s"]
     large = ["--nodes=3", "--ntasks-per-node=1", "--time=10", "--job-name=l"]
-    assert slurm_header.merged(["s", "l"], [small, large]) == ["--nodes=3", "--ntasks-per-node=4", "--time=10"]
+    assert header.merged(["s", "l"], [small, large]) == ["--nodes=3", "--ntasks-per-node=4", "--time=10"]
     with pytest.raises(BadInput, match="--time=20"):
-        slurm_header.merged(["s", "l"], [small, [*large[:2], "--time=20"]])
+        header.merged(["s", "l"], [small, [*large[:2], "--time=20"]])

@@ -66,7 +66,7 @@ def called(files: tuple[File, ...], folder: Path, program: str) -> list[str]:
     for name in ("srun", "python3", program):
         (folder / "bin" / name).write_text(RECORDER)
         (folder / "bin" / name).chmod(0o755)
-    environ = {"PATH": f"{folder}/bin:/usr/bin:/bin", "RECORD": str(folder / "record"), "HOME": "/root"}
+    environ = {"PATH": f"{folder}/bin:/usr/bin:/bin", "RECORD": str(folder / "record"), "HOME": "/root", "SLURM_JOB_NUM_NODES": "4"}
     for one in files:
         # one step stands for all
         if one.path in ("job.sbatch", "steps/ctx0.sh", "steps/world.sh", "steps/router.sh"):

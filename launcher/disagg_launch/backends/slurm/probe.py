@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import Literal
 
-from disagg_launch.backends.slurm_site import Site
+from disagg_launch.backends.slurm.site import Site
 from disagg_launch.errors import BackendRefused
 
 # the first that the cluster has: PMIx serves every MPI of today, the others one each

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from disagg_launch import plan as plans
 from disagg_launch.backends import mpirun
-from disagg_launch.backends import slurm_container as container
-from disagg_launch.backends import slurm_header as header
-from disagg_launch.backends import slurm_site as sites
+from disagg_launch.backends.slurm import container, header
+from disagg_launch.backends.slurm import site as sites
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 from disagg_launch.launch import Start
@@ -27,9 +26,9 @@ from disagg_launch.templating import Raw
 from disagg_launch.templating import render as text_of
 
 if TYPE_CHECKING:
-    from disagg_launch.backends.slurm_container import Words
-    from disagg_launch.backends.slurm_header import Component
-    from disagg_launch.backends.slurm_site import Site
+    from disagg_launch.backends.slurm.container import Words
+    from disagg_launch.backends.slurm.header import Component
+    from disagg_launch.backends.slurm.site import Site
     from disagg_launch.launch import Router, Worker
     from disagg_launch.spec import Spec
 

@@ -12,7 +12,7 @@ from disagg_launch.plan import CONTEXT, GENERATION, Plan
 from disagg_launch.spec import SlurmPart
 
 if TYPE_CHECKING:
-    from disagg_launch.backends.slurm_site import Site
+    from disagg_launch.backends.slurm.site import Site
     from disagg_launch.spec import Slurm, Spec
 
 # no blanks, quotes, backslashes or #: sbatch would split, strip or end the line there

@@ -8,7 +8,7 @@ from disagg_launch.errors import BadInput
 from disagg_launch.templating import Raw, quote
 
 if TYPE_CHECKING:
-    from disagg_launch.backends.slurm_site import Site
+    from disagg_launch.backends.slurm.site import Site
     from disagg_launch.spec import Slurm
 
 Words = list[Union[str, Raw]]
