@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from disagg_launch.reference import kv
@@ -60,7 +59,6 @@ class Scheduler:
         self._iterations = 0
         self._numbers = iter(range(1, 2**62))
         self._number_lock = threading.Lock()
-        self._errands = ThreadPoolExecutor(4, thread_name_prefix="kv-release")
         rank.comm.listen(self._hear, self.lose)
         if rank.exports:
             rank.exports.freed = self.freed
@@ -117,7 +115,6 @@ class Scheduler:
         finally:
             self.lose("the worker is stopping")
             self._take(wait=False)
-            self._errands.shutdown(wait=False)
             self._rank.close()
 
     # ---- messages, handled between iterations
@@ -267,7 +264,7 @@ class Scheduler:
     def _release(self, request: Request) -> None:
         """Have the other side free the cache that the request's ticket stands for, in the background."""
         if request.ticket:
-            self._errands.submit(kv.release, request.ticket)
+            threading.Thread(target=kv.release, args=(request.ticket,), name="kv-release", daemon=True).start()
 
     def _record(self, step: Step, began: float) -> None:
         self._iterations += 1

@@ -89,7 +89,7 @@ RANDOM = Shape(
     epsilon=1e-5,
     tied=False,
 )
-RANDOM_HELP = "random:SEED[,heads=8][,kv_heads=4][,layers=4][,head_size=16][,hidden=256][,context=512]"
+RANDOM_HELP = "random:SEED[,heads=8][,kv_heads=4][,layers=4][,head_size=16][,hidden=256][,context=512][,vocab=257]"
 
 
 def cache_folder(name: str) -> Path:
@@ -207,7 +207,7 @@ def _random(name: str) -> Model:
     """The model of `random:SEED[,key=value...]`."""
     seed, *options = name.removeprefix("random:").split(",")
     given = {"heads": 0, "kv_heads": RANDOM.groups, "layers": RANDOM.layers, "head_size": RANDOM.head_size, "hidden": RANDOM.hidden}
-    given["context"] = RANDOM.context
+    given |= {"context": RANDOM.context, "vocab": RANDOM.vocab}
     try:
         number = int(seed)
         for option in options:
@@ -219,8 +219,16 @@ def _random(name: str) -> Model:
         raise BadInput(f"model {name!r}: {RANDOM_HELP} is possible, with whole numbers") from None
     groups = given["kv_heads"]
     heads = given["heads"] or groups * RANDOM.repeat
-    if min(groups, heads, given["layers"], given["hidden"], given["context"]) < 1 or number < 0 or heads % groups or given["head_size"] % 2:
-        raise BadInput(f"model {name!r}: every number must be positive, heads a multiple of kv_heads, head_size even")
+    if (
+        min(groups, heads, given["layers"], given["hidden"], given["context"]) < 1
+        or number < 0
+        or heads % groups
+        or given["head_size"] % 2
+        or given["vocab"] < Bytes.SIZE
+    ):
+        raise BadInput(
+            f"model {name!r}: every number must be positive, heads a multiple of kv_heads, head_size even, vocab {Bytes.SIZE} or more"
+        )
     shape = replace(
         RANDOM,
         layers=given["layers"],
@@ -230,5 +238,6 @@ def _random(name: str) -> Model:
         width=heads * given["head_size"],
         hidden=given["hidden"],
         context=given["context"],
+        vocab=given["vocab"],
     )
     return Model(name, shape, weights.from_seed(shape, number), Bytes())

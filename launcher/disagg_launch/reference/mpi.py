@@ -58,10 +58,12 @@ class MpiComm:
         return self._comm.recv(source=source, tag=TAG)
 
     def sum(self, array: Array) -> Array:
-        """Summed in place."""
+        """Summed in place. Yields while it waits: a blocking call spins, and with more ranks than cores the one to wait for cannot run."""
         if self.size > 1:
             array = np.ascontiguousarray(array)
-            self._comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+            request = self._comm.Iallreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+            while not request.Test():
+                os.sched_yield()
         return array
 
     def gather(self, array: Array) -> Optional[list[Array]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Optional
 
@@ -21,8 +20,6 @@ from disagg_launch.reference.ticket import Holder, Ticket
 Array = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
-
-PULLS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,6 @@ class Rank:
         self._stage = Stage(model, self.place, comm.split(self.place.pp_rank))
         self._caches: dict[int, Array] = {}
         self._cancels: dict[int, threading.Event] = {}
-        self._pullers = ThreadPoolExecutor(PULLS_AT_ONCE, thread_name_prefix="kv-pull")
 
     def holders(self) -> tuple[Holder, ...]:
         """The KV ports of all ranks, on the leader; empty elsewhere. Called once by every rank."""
@@ -128,14 +124,15 @@ class Rank:
             self._caches[sequence] = self._stage.empty_cache(capacity)
         for pull in step.pulls:
             cancel = self._cancels[pull.sequence] = threading.Event()
-            self._pullers.submit(self._pull, pull, self._caches[pull.sequence], cancel)
+            # one thread each, at most a batch of them; daemons, so that a silent peer does not delay the end of the process
+            arguments = (pull, self._caches[pull.sequence], cancel)
+            threading.Thread(target=self._pull, args=arguments, name="kv-pull", daemon=True).start()
         return self._compute(step.rows) if step.rows else []
 
     def close(self) -> None:
         """Free everything; running pulls are abandoned."""
         for cancel in self._cancels.values():
             cancel.set()
-        self._pullers.shutdown(wait=False, cancel_futures=True)
         if self.exports:
             self.exports.close()
         self.comm.leave()
