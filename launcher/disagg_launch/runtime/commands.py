@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     gateway.add_argument("run", nargs="?", default=here(), help="the run folder [default: where this file lies]")
     gateway.add_argument("--hosts", default="", help="host names by node number, comma separated [default: this machine for all]")
     gateway.add_argument("--addresses", default="", help="what other nodes reach those hosts by, where that is another name")
-    gateway.add_argument("--listen", default="127.0.0.1", help="this machine's address for the ranks' reports")
+    gateway.add_argument("--listen", default="", help="this machine's address for the ranks' reports [default: loopback if that is enough]")
     gateway.add_argument("--quiet", action="store_true", help="say nothing but the ready line")
     gateway.add_argument("--detach", action="store_true", help="come back when the router is open, and go on in the background")
     hosts = commands.add_parser("hosts", help="print the Slurm job's hosts, or those of a step's tasks, comma separated")

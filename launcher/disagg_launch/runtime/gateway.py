@@ -30,7 +30,7 @@ from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.repair import Repair
-from disagg_launch.runtime.reports import Reports
+from disagg_launch.runtime.reports import Reports, is_loopback, short
 from disagg_launch.runtime.scaling import Scaling
 
 STOPPED = "stopped"
@@ -279,6 +279,13 @@ class Gateway:
             self.loop.call_exception_handler({"message": "a part of the gateway failed", "exception": task.exception(), "future": task})
 
 
+def _address(binding: Binding) -> str:
+    """Where this machine's gateway is reached by the ranks: loopback, or the address used toward another host."""
+    own = short(socket.gethostname())
+    far = [a for host, a in zip(binding.hosts, binding.addresses) if not is_loopback(a) and short(host) != own]
+    return allocation.address("", far[0]) if far else bindings.LOOPBACK
+
+
 def main(
     run: str, hosts: Sequence[str], addresses: Sequence[str], listen: str, quiet: bool, opened: Optional[Callable[[], None]] = None
 ) -> int:
@@ -291,7 +298,8 @@ def main(
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pipe, a log and a probe for each of a thousand instances
     plan, launch = folder.read(run)
-    binding = bindings.bound(plan, tuple(hosts), tuple(addresses)) if hosts else bindings.on_this_machine(plan)
+    binding = bindings.bound(plan, tuple(hosts), tuple(addresses)) if hosts else bindings.load(run) or bindings.on_this_machine(plan)
+    listen = listen or _address(binding)
     board = Board(run, quiet, opened)
     try:
         return asyncio.run(Gateway(run, plan, launch, binding, listen, board).serve())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 from disagg_launch.errors import RankRefused
 from disagg_launch.launch import Launch
@@ -80,11 +80,9 @@ class Reports:
         return {**answer, "output": many and LAUNCHERS[message["launcher"]].mixes}
 
     def _refusal(self, message: Message, peer: str) -> Message:
-        names = (
-            [message["instance"]] if "instance" in message else [s.instances[0] for s in self.launch.starts if s.step == message["step"]]
-        )
-        for name in names:
-            one: Record = self.fleet.records[name]
+        steps = {s.step: s.instances[0] for s in self.launch.starts}
+        one: Optional[Record] = self.fleet.records.get(message.get("instance") or steps.get(message["step"], ""))
+        if one is not None:
             one.refusal, one.refusal_code = one.refusal or message["why"], message["code"]
         return {"ok": True}
 
@@ -105,11 +103,16 @@ class Reports:
     def _is_host(self, node: int, host: str, peer: str) -> bool:
         """Whether a report from `host`, which connected from `peer`, can come from the machine that the node is bound to."""
         wanted = {self.fleet.binding.hosts[node], self.fleet.binding.addresses[node]}
-        if wanted & set(HERE) or any(name.startswith(LOCAL_PEERS) for name in wanted):
+        if any(is_loopback(name) for name in wanted):
             return host == self.own_name
-        return peer in wanted or _short(host) in {_short(name) for name in wanted}
+        return peer in wanted or short(host) in {short(name) for name in wanted}
 
 
-def _short(name: str) -> str:
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address can only mean the machine that reads it."""
+    return name in HERE or name.startswith(LOCAL_PEERS)
+
+
+def short(name: str) -> str:
     """The first label of a host name; an address stays whole."""
     return name if name.replace(".", "").isdigit() else name.split(".")[0].lower()

@@ -122,9 +122,22 @@ def test_ctrl_c_while_workers_load_is_130(deploy):
 
 def test_a_rank_on_another_host_than_its_nodes_is_refused(deploy):
     run = deploy()
-    run.up("--hosts", "192.0.2.7")
+    run.up("--hosts", "192.0.2.7", "--listen", "127.0.0.1")
     assert run.ready() == "" and run.wait() == 6
     assert f"it runs on {socket.gethostname()}, node 0" in run.text()
+
+
+def test_hosts_that_were_rendered_are_believed(deploy):
+    run = deploy()
+    (run.run / "binding.json").write_text(json.dumps({"hosts": ["192.0.2.7"], "addresses": ["192.0.2.7"]}))
+    run.up("--listen", "127.0.0.1")
+    assert run.ready() == "" and run.wait() == 6
+    assert "node 0 is 192.0.2.7" in run.text()
+    # and this machine is known by its own name
+    again = deploy(name="again")
+    named = {"hosts": [socket.gethostname()], "addresses": ["127.0.0.1"]}
+    (again.run / "binding.json").write_text(json.dumps(named))
+    assert again.up().ready() != "" and again.stop() == 130
 
 
 def test_a_stranger_without_the_token_is_not_heard(deploy):

@@ -1,5 +1,6 @@
 """Scripts of the local and mpirun backends: explicit mapping, one exec, nothing that a shell could take for something else."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def test_one_mpirun_names_a_host_for_every_rank():
     assert files["steps/world.sh"].count("exec mpiexec") == 1 and "-f configs/hosts" in files["steps/world.sh"]
     _, files = render("mpirun", hosts=("n0", "n1"), flavor="openmpi", command="/opt/mpi/bin/mpirun", args=("--mca", "btl", "self,tcp"))
     assert files["configs/hosts"] == "n1\nn0\nn1\nn0\n"
+    assert json.loads(files["binding.json"])["hosts"] == ["n0", "n1"] and "-x DISAGG_GATEWAY" in files["steps/world.sh"]
     assert "--map-by seq" in files["steps/world.sh"] and "self,tcp" in files["steps/world.sh"]
 
 
