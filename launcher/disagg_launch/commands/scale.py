@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from disagg_launch.commands.run import run_folder
+from disagg_launch.commands.run import LATEST, run_folder
 from disagg_launch.errors import BackendRefused, BadInput, NotReady
 
 if TYPE_CHECKING:
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 
-run_argument = click.argument("run", type=run_folder)
+INSTANCE = re.compile(r"(ctx|gen)\d+")
 drain_option = click.option("--drain", "drain_s", type=float, default=60, show_default=True, help="Seconds that requests under way get.")
 
 
 @click.command()
-@run_argument
-@click.argument("wishes", nargs=-1, required=True)
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] WISHES...")
 @drain_option
-def scale(run: pathlib.Path, wishes: tuple[str, ...], drain_s: float) -> None:
-    """Change how many instances of RUN there are: gen=+1, ctx=3, gen=-2. Comes back when it is so.
+def scale(words: tuple[str, ...], drain_s: float) -> None:
+    """Change how many instances of RUN [default: the latest] there are: gen=+1, ctx=3, gen=-2. Comes back when it is so.
 
     Nobody who runs moves. New instances are given requests when they are healthy; those that go finish what they have.
     """
     from disagg_launch.discovery import growth
 
+    run, wishes = _run_and(words, lambda word: "=" in word)
     spec, plan, launch = _deployment(run, None)
     resting = set(_ask(run, {"kind": "progress"})["resting"])
     running = {role: sum(i.role == role and i.name not in resting for i in plan.instances) for role in growth.ROLES}
@@ -49,40 +50,50 @@ def scale(run: pathlib.Path, wishes: tuple[str, ...], drain_s: float) -> None:
 
 
 @click.command()
-@run_argument
-@click.argument("instances", nargs=-1, required=True)
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] INSTANCES...")
 @drain_option
-def restart(run: pathlib.Path, instances: tuple[str, ...], drain_s: float) -> None:
-    """Restart INSTANCES (ctx0, gen1, ...) of RUN one after the other: drained, stopped, started, healthy, then the next."""
+def restart(words: tuple[str, ...], drain_s: float) -> None:
+    """Restart INSTANCES (ctx0, gen1) of RUN [default: the latest] in turn: drained, stopped, started, healthy, then the next."""
+    run, instances = _run_and(words, INSTANCE.fullmatch)
     spec, plan, launch = _deployment(run, None)
     _replace_in_turn(run, spec, plan, launch, _known(plan, instances), drain_s)
 
 
 @click.command()
-@run_argument
-@click.argument("spec", type=click.Path(path_type=pathlib.Path))
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] SPEC")
 @drain_option
-def upgrade(run: pathlib.Path, spec: pathlib.Path, drain_s: float) -> None:
-    """Replace all instances of RUN by those of SPEC (another model, other engine keys), one by one, in the same places."""
-    topology, plan, launch = _deployment(run, spec)
+def upgrade(words: tuple[str, ...], drain_s: float) -> None:
+    """Replace all instances of RUN [default: the latest] by those of SPEC (another model, other keys), one by one, in their places."""
+    if len(words) > 2:
+        raise BadInput(f"found {len(words)} words, needed SPEC, or RUN and SPEC")
+    run = run_folder(words[0]) if len(words) == 2 else LATEST
+    topology, plan, launch = _deployment(run, pathlib.Path(words[-1]))
     resting = set(_ask(run, {"kind": "progress"})["resting"])
     _replace_in_turn(run, topology, plan, launch, [i.name for i in plan.instances if i.name not in resting], drain_s)
 
 
 @click.command()
-@run_argument
-@click.argument("instances", nargs=-1, required=True)
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] INSTANCES...")
 @drain_option
-def remove(run: pathlib.Path, instances: tuple[str, ...], drain_s: float) -> None:
-    """Take INSTANCES out of RUN: no new requests, its entry gone from the metadata server or the cluster, then stopped."""
+def remove(words: tuple[str, ...], drain_s: float) -> None:
+    """Take INSTANCES out of RUN [default: the latest]: no new requests, gone from the front door and the metadata server, stopped."""
     from disagg_launch.discovery import growth
 
+    run, instances = _run_and(words, INSTANCE.fullmatch)
     spec, plan, launch = _deployment(run, None)
     names = _known(plan, instances)
     resting = {*_ask(run, {"kind": "progress"})["resting"], *names}
     for role in growth.ROLES:
         growth.check(spec, role, sum(i.role == role and i.name not in resting for i in plan.instances))
     _carry_out(run, _rendered(_same_size(spec, plan), plan, launch), {"starts": (), "stops": names, "replaces": (), "drain_s": drain_s})
+
+
+def _run_and(words: Sequence[str], is_other: Callable[[str], object]) -> tuple[pathlib.Path, tuple[str, ...]]:
+    """The run folder, the first word unless `is_other`, and the other words, of which there must be one."""
+    run, rest = (LATEST, tuple(words)) if is_other(words[0]) else (run_folder(words[0]), tuple(words[1:]))
+    if not rest:
+        raise BadInput(f"{words[0]}: found only that; say what to change, such as gen=+1 or gen1")
+    return run, rest
 
 
 def _replace_in_turn(run: pathlib.Path, spec: Spec, plan: Plan, launch: Launch, names: Sequence[str], drain_s: float) -> None:
