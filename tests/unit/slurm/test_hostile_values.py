@@ -89,7 +89,8 @@ def check(section: str, name: str, value: str, folder: Path) -> str:
     job = next(str(one.text) for one in files if one.path == "job.sbatch")
     assert "\n#SBATCH --wrap" not in job
     ends = (f"={value}", f",{value}", f'="{value}"')
-    assert any(word == value or word.endswith(ends) for word in words), words
+    # a GPU's type stands before their count
+    assert any(word == value or word.endswith(ends) or f"={value}:" in word for word in words), words
     return "carried"
 
 
