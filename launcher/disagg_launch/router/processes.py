@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -104,6 +105,7 @@ class _Parent:
                 self._stop(signal.SIGTERM, None)
                 raise WorkerDied(f"router process {number} ended again and again, last with status {os.waitstatus_to_exitcode(status)}")
             self._start(number)
+        sys.exit(128 + signal.SIGTERM)
 
     def _start(self, number: int) -> None:
         self._started.append(time.monotonic())

@@ -13,8 +13,8 @@ import zlib
 from typing import Any
 
 KNOWN = {
-    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "temperature", "top_p", "seed", "n", "stop", "logprobs",
-    "disaggregated_params", "prompt_token_ids", "ignore_eos", "tools", "user",
+    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "temperature", "top_p", "seed", "n",
+    "stop", "logprobs", "disaggregated_params", "prompt_token_ids", "ignore_eos", "tools", "user",
 }  # fmt: skip
 
 
@@ -149,54 +149,51 @@ class StandIn:
         params = body.get("disaggregated_params")
         chat = "chat" in path
         if params is not None and (params["request_type"] != "generation_only" or params.get("ctx_request_id") is None):
-            return _whole(writer, 400, {"message": "not a generation request", "type": "BadRequestError", "code": 400})
+            _whole(writer, 400, {"message": "not a generation request", "type": "BadRequestError", "code": 400})
+            return
         ids = encode((body.get("prompt_token_ids") or body["messages"]) if chat else body["prompt"])
         prompt = len(ids)
-        tokens = []
         for _ in range(body.get("max_tokens") or body.get("max_completion_tokens") or 16):
-            tokens.append(next_token(ids))
-            ids.append(tokens[-1])
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
-        base = {"id": f"g-{self.port}-{len(self.seen)}", "created": 1, "model": "stand-in"}
-        if not body.get("stream"):
-            text = "".join(map(text_of, tokens))
-            choice = {
-                "index": 0,
-                "finish_reason": "length",
-                **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
-            }
-            if self.pause_s and await _left_within(reader, self.pause_s * len(tokens)):
-                self.aborted += 1
-                raise ConnectionResetError
-            return _whole(
-                writer, 200, {**base, "object": "chat.completion" if chat else "text_completion", "choices": [choice], "usage": usage}
-            )
+            ids.append(next_token(ids))
+        tokens = ids[prompt:]
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": len(ids)}
+        base = {"id": f"g-{self.port}-{len(self.seen)}", "created": 1, "model": "stand-in", **({"pad": self.pad} if self.pad else {})}
+        if body.get("stream"):
+            with_usage = (body.get("stream_options") or {}).get("include_usage")
+            with_ids = headers.get("x-return-token-ids") == "1"
+            await self._stream(base, tokens, usage if with_usage else None, chat, with_ids, reader, writer)
+            return
+        await self._pause(reader, self.pause_s * len(tokens))
+        text = "".join(map(text_of, tokens))
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choice = {"index": 0, "finish_reason": "length", **said}
+        kind = "chat.completion" if chat else "text_completion"
+        _whole(writer, 200, {**base, "object": kind, "choices": [choice], "usage": usage})
+
+    async def _stream(self, base: Any, tokens: list[int], usage: Any, chat: bool, with_ids: bool, reader: Any, writer: Any) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n")
-        if self.pad:
-            base["pad"] = self.pad
-        with_ids = headers.get("x-return-token-ids") == "1"
         for i, token in enumerate(tokens):
-            last = i == len(tokens) - 1
-            piece: dict[str, Any] = (
-                {"delta": {"content": text_of(token), **({} if i else {"role": "assistant"})}} if chat else {"text": text_of(token)}
-            )
+            choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if i == len(tokens) - 1 else None}
+            if chat:
+                choice["delta"] = {"content": text_of(token), **({} if i else {"role": "assistant"})}
+            else:
+                choice["text"] = text_of(token)
             if with_ids:
-                piece["token_ids"] = [token]
-            choice = {"index": 0, "finish_reason": "length" if last else None, **piece}
-            data = b"data: " + json.dumps({**base, "object": "chunk", "choices": [choice]}, separators=(",", ":")).encode() + b"\n\n"
+                choice["token_ids"] = [token]
+            data = _event({**base, "object": "chunk", "choices": [choice]})
             if self.mode in ("die", "cut", "stall") and i == self.die_after:
                 await self._end_badly(data, reader, writer)
             writer.write(b"%x\r\n%b\r\n" % (len(data), data))
             await writer.drain()
-            if self.pause_s and await _left_within(reader, self.pause_s):
-                self.aborted += 1
-                raise ConnectionResetError
-        tail = b""
-        if (body.get("stream_options") or {}).get("include_usage"):
-            tail = b"data: " + json.dumps({**base, "object": "chunk", "choices": [], "usage": usage}).encode() + b"\n\n"
-        tail += b"data: [DONE]\n\n"
+            await self._pause(reader, self.pause_s)
+        tail = (_event({**base, "object": "chunk", "choices": [], "usage": usage}) if usage else b"") + b"data: [DONE]\n\n"
         writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(tail), tail))
         await writer.drain()
+
+    async def _pause(self, reader: Any, seconds: float) -> None:
+        if seconds and await _left_within(reader, seconds):
+            self.aborted += 1
+            raise ConnectionResetError
 
     async def _end_badly(self, data: bytes, reader: Any, writer: Any) -> None:
         """Die in the middle of an event, or stop cleanly too early (cut), or say nothing more (stall)."""
@@ -212,6 +209,10 @@ class StandIn:
             await asyncio.sleep(0.02)
             writer.transport.abort()
         raise ConnectionResetError
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 async def _left_within(reader: asyncio.StreamReader, seconds: float) -> bool:

@@ -126,7 +126,8 @@ def test_a_generation_worker_killed_in_mid_stream_costs_no_token(run: Run, how: 
     prompts = [f"{PROMPT} {i} " for i in range(count)]
 
     def answer(prompt: str) -> str:
-        stream = run.client.completions.create(model="m", prompt=prompt, max_tokens=length, temperature=0, stream=True, extra_body={"ignore_eos": True})
+        ask: dict[str, Any] = {"max_tokens": length, "temperature": 0, "stream": True, "extra_body": {"ignore_eos": True}}
+        stream = run.client.completions.create(model="m", prompt=prompt, **ask)
         return "".join(texts(stream, False))
 
     wanted = [answer(prompt) for prompt in prompts]

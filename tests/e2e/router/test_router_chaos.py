@@ -1,0 +1,130 @@
+"""Hundreds of streams while workers are killed, stopped and started again: each ends with the right full text or an explicit error."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scene import read_answer, request
+from standin import expected
+
+STANDIN = Path(__file__).with_name("standin.py")
+STREAMS, TOKENS, PAUSE_S = 200, 50, 0.02
+
+
+class Process:
+    """One stand-in as a process that comes back at the same port."""
+
+    def __init__(self, role: str) -> None:
+        self.role, self.port = role, 0
+        self.start()
+
+    def start(self) -> None:
+        argv = [sys.executable, str(STANDIN), self.role, str(self.port), str(PAUSE_S)]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+async def stream(port: int, number: int) -> Any:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request("POST", "/v1/completions", {"prompt": f"prompt {number}", "max_tokens": TOKENS, "stream": True}))
+        return await read_answer(reader)
+    finally:
+        writer.close()
+
+
+async def havoc(workers: list[Process]) -> None:
+    """Kill or stop one worker after the other; the first of each role is left alone, so that there is always somebody."""
+    victims = [workers[3], workers[4], workers[1], workers[5]]
+    for turn in itertools.count():
+        victim = victims[turn % len(victims)]
+        if turn % 3 == 1:
+            victim.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(2.0)  # long enough to be found silent and given up
+            victim.process.send_signal(signal.SIGCONT)
+        else:
+            victim.end()
+            await asyncio.sleep(0.2)
+            victim.start()
+        await asyncio.sleep(0.3)
+
+
+async def play_it(port: int, workers: list[Process]) -> None:
+    while b" 200 " not in await _raw(port, request("GET", "/health")):
+        await asyncio.sleep(0.05)
+    breaking = asyncio.ensure_future(havoc(workers))
+    answers = await asyncio.wait_for(asyncio.gather(*(later(port, i) for i in range(STREAMS))), 50)
+    assert not breaking.done() or breaking.result() is None, "the havoc ended too early"
+    breaking.cancel()
+    right = 0
+    for number, answer in enumerate(answers):
+        wanted = expected(f"prompt {number}", TOKENS)
+        if answer.status == 200 and not any("error" in e for e in answer.events):
+            assert answer.done and answer.text == wanted
+            right += 1
+        elif answer.status == 200:
+            assert answer.done and wanted.startswith(answer.text)
+        else:
+            assert answer.status in (502, 503) and "message" in answer.json["error"]
+    assert right > 0.9 * STREAMS
+    page = (await _raw(port, request("GET", "/metrics"))).decode()
+    assert int(page.split("\nresumed_streams ")[1].split("\n")[0]) > 0
+    for line in page.splitlines():
+        assert not line.startswith("worker_active_requests{") or line.endswith(" 0"), line
+
+
+async def later(port: int, number: int) -> Any:
+    await asyncio.sleep(number * 0.02)
+    return await stream(port, number)
+
+
+async def _raw(port: int, raw: bytes) -> bytes:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return b""
+    writer.write(raw)
+    said = await reader.read()
+    writer.close()
+    return said
+
+
+def test_every_stream_ends_right_or_says_why(tmp_path: Path) -> None:
+    workers = [Process("context"), Process("context"), *(Process("generation") for _ in range(4))]
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    door = {"health_interval_s": 0.2, "health_timeout_s": 0.3, "connect_timeout_s": 0.5, "stall_timeout_s": 5, "request_timeout_s": 10}
+    config: dict[str, Any] = {"hostname": "127.0.0.1", "port": port, "max_retries": 3, "front_door": door}
+    config["context_servers"] = {"urls": [f"127.0.0.1:{w.port}" for w in workers[:2]]}
+    config["generation_servers"] = {"urls": [f"127.0.0.1:{w.port}" for w in workers[2:]], "router": {"type": "load_balancing"}}
+    (tmp_path / "router.yaml").write_text(json.dumps(config))
+    with (tmp_path / "log").open("wb") as log:
+        router = subprocess.Popen(
+            [sys.executable, "-m", "disagg_launch", "router", "--config", str(tmp_path / "router.yaml")], stdout=log, stderr=log
+        )
+    try:
+        asyncio.run(play_it(port, workers))
+        router.terminate()
+        assert router.wait(10) == -signal.SIGTERM and b"Traceback" not in (tmp_path / "log").read_bytes()
+    finally:
+        router.kill()
+        router.wait()
+        for worker in workers:
+            worker.process.send_signal(signal.SIGCONT)
+            worker.end()
