@@ -1,6 +1,6 @@
 """Our router beside sglang-router, vllm-router and a one-hop nginx, over the same workers, in one run.
 
-    python bench/router/bench.py [--rounds 3] [--only ours,sglang-router] [--seconds 1.5] [--realtime]
+    python bench/router/run.py [--rounds 3] [--only ours,sglang-router] [--seconds 1.5] [--realtime]
 
 Builds the workers and the load in C (gcc), makes a virtual environment for each peer under bench/.venvs, and writes bench/router/out/:
 results.json, table.md and plot.svg. The router is pinned to one core, everything else to another; rounds are interleaved, in turned
