@@ -99,9 +99,9 @@ def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], show: 
     body = {"model": "", **options, **_prompt(endpoint, prompt)}
     if options["stream"]:
         body["stream_options"] = {"include_usage": True}
-    began = time.perf_counter()
     try:
         body["model"] = _model(base)
+        began = time.perf_counter()
         response = requests.post(base + PATHS[endpoint], json=body, stream=options["stream"], timeout=(CONNECT_S, None))
     except requests.ConnectionError:
         raise NotReady(f"{base}: nobody listens there; is the deployment up? (disagg-launch status)") from None
