@@ -84,7 +84,7 @@ class Router:
     """The front door: started once on node `node`, when every instance is ready. `stop` as in Start.
 
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
-    by its health, when there are enough of them.
+    by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
     """
 
     argv: tuple[Text, ...]
@@ -95,6 +95,7 @@ class Router:
     node: int = 0
     stop: tuple[str, ...] = ()
     early: bool = False
+    drain_s: float = 0.0
 
 
 @dataclass(frozen=True)

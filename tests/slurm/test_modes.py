@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,9 +49,16 @@ def test_a_reference_engine_over_six_nodes_answers_a_prompt(cluster: Cluster, tm
     one = Deployment(cluster, tmp_path, spec).submit().ready()
     said = one.command("ask", "--run", str(one.run), "-e", "completions", "--max-tokens", "8", "Once upon a time")
     assert said.stdout.strip()
+    # a request in flight finishes although the deployment is told to end
+    address = [sys.executable, "-m", "disagg_launch", "ask", "--run", str(one.run), "-e", "completions", "--max-tokens", "100", "Once"]
+    asking = subprocess.Popen([cluster.enter, *address], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    assert asking.stdout.read(1)
     held = [rank["host"] for name in ("ctx0", "gen0") for rank in one.instance(name)["ranks"]]
     assert held == one.hosts()
     one.cancel()
+    assert asking.wait(timeout=60) == 0
+    asking.stdout.close()
 
 
 def test_workers_get_the_gpus_of_their_row(cluster: Cluster, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ class Fleet:
             session = {pid for pid, p in processes.table().items() if p.session == child.pid and not p.zombie}
             return session | ({child.pid} if child.alive else set())
 
-        await supervise.end(left, politely, self.launch.policy.grace_s, hasten)
+        await supervise.end(left, politely, max(self.launch.policy.grace_s, self.launch.router.drain_s), hasten)
 
     def _everyone(self) -> Set[int]:
         return processes.descendants(os.getpid()) - self.spared

@@ -77,7 +77,9 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
 
 def router(spec: Spec, front: Router) -> Router:
     """The front door as a step of its own on the first node, in a container if the workers are in one."""
-    return replace(front, argv=("bash", ROUTER, *front.argv), stop=("bash", STOP, "router"))
+    drain_s = spec.slurm.drain_s
+    drains = ("--drain", str(drain_s)) if spec.router.name == "builtin" else ()
+    return replace(front, argv=("bash", ROUTER, *front.argv, *drains), stop=("bash", STOP, "router"), drain_s=float(drain_s))
 
 
 def array(jobs: Mapping[str, str]) -> File:
