@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from disagg_launch import engines
 from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
 from disagg_launch.engines.command import parse
+from disagg_launch.engines.servers import servers
 from disagg_launch.errors import BadInput
 from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Router, Text
@@ -35,12 +36,6 @@ def router(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Te
         return _command(spec, plan), {}
     made: tuple[Router, Mapping[str, Text]] = importlib.import_module(f"disagg_launch.engines.{name}").router(spec, plan)
     return made
-
-
-def servers(spec: Spec, plan: Plan, role: str) -> list[Any]:
-    """ "host:port" of each server of a role: those that run already, or the plan's instances, late-bound."""
-    section = spec.section(role)
-    return list(section.urls) if spec.external else [Ref("url", i.name) for i in plan.instances if i.role == role]
 
 
 def config(spec: Spec, plan: Plan) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from disagg_launch import routers
 from disagg_launch.engines import flags, ports
+from disagg_launch.engines.servers import servers
 from disagg_launch.launch import Ref, Router, Text
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 
@@ -23,7 +23,7 @@ def sglang(spec: Spec, plan: Plan) -> Router:
     """`python3 -m sglang_router.launch_router --pd-disaggregation ...`; each prefill URL is followed by its bootstrap port."""
     bootstrap = {i.name: str(ports.bootstrap(plan, i)) for i in plan.instances if i.role == CONTEXT}
     argv: list[Text] = ["--pd-disaggregation"]
-    for one in routers.servers(spec, plan, CONTEXT):
+    for one in servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one), *([bootstrap[one.of]] if isinstance(one, Ref) else [])]
     # its /health answers 200 before it has looked at one worker
     return _router(spec, plan, ("python3", "-m", "sglang_router.launch_router"), argv, "/readiness")
@@ -32,7 +32,7 @@ def sglang(spec: Spec, plan: Plan) -> Router:
 def vllm(spec: Spec, plan: Plan) -> Router:
     """`vllm-router --vllm-pd-disaggregation ...`."""
     argv: list[Text] = ["--vllm-pd-disaggregation"]
-    for one in routers.servers(spec, plan, CONTEXT):
+    for one in servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one)]
     return _router(spec, plan, ("vllm-router",), argv, "/health")
 
@@ -40,11 +40,11 @@ def vllm(spec: Spec, plan: Plan) -> Router:
 def _policy(spec: Spec, plan: Plan, role: str) -> str:
     kind = str(spec.section(role).router.get("type", "round_robin"))
     # with one server there is nothing to choose, and power_of_two refuses to start
-    return POLICIES.get(kind, kind) if len(routers.servers(spec, plan, role)) > 1 else "round_robin"
+    return POLICIES.get(kind, kind) if len(servers(spec, plan, role)) > 1 else "round_robin"
 
 
 def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], health: str) -> Router:
-    for one in routers.servers(spec, plan, GENERATION):
+    for one in servers(spec, plan, GENERATION):
         argv += ["--decode", ("http://", one)]
     for flag, role in (("--prefill-policy", CONTEXT), ("--decode-policy", GENERATION)):
         argv += [flag, _policy(spec, plan, role)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from disagg_launch import routers
 from disagg_launch.discovery.planned import AUTO, METADATA_CONFIG, cluster, metadata_config
+from disagg_launch.engines.servers import servers
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def disagg_config(spec: Spec, plan: Plan) -> dict[str, Any]:
         section = spec.section(role)
         own: dict[str, Any] = {}
         if not found:
-            urls = routers.servers(spec, plan, role)
+            urls = servers(spec, plan, role)
             own = {"num_instances": len(urls), "urls": urls}
         if section.router:
             own["router"] = dict(section.router)
