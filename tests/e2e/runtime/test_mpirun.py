@@ -78,7 +78,8 @@ def test_one_world_is_split_into_instances_and_ends_with_its_first_dead_rank(wor
 def test_a_rank_that_raises_ends_the_world_and_is_named(world, mpi):
     run = world(mpi, "--fail=2")
     run.up()
-    assert run.ready() == "" and run.wait() == 6
+    # its instance's first rank may have been healthy for a moment before
+    assert run.wait() == 6
     assert f"ctx1 ended: rank 1 on {socket.gethostname()}: " in run.text()
     assert "RuntimeError: this rank was told to fail" in run.text()
 
