@@ -48,6 +48,9 @@ class Comm(Protocol):
     def leave(self) -> None:
         """This rank ends in order: its silence is no alarm."""
 
+    def fail(self, reason: str) -> None:
+        """This rank cannot go on: tell the leader's `lost`."""
+
 
 class Solo:
     """The group of one."""
@@ -86,6 +89,9 @@ class Solo:
         self._hear = hear
 
     def leave(self) -> None:
+        """Nobody listens."""
+
+    def fail(self, reason: str) -> None:
         """Nobody listens."""
 
 

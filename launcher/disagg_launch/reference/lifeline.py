@@ -1,7 +1,7 @@
 """A TCP connection from every rank to its instance's leader: reports out of turn, and each sees at once that the other is gone.
 
 A collective operation would never tell: it waits for a dead rank for ever. One JSON value per line; the first line of a rank is the secret
-that the leader gave out, the last one of an orderly end is null.
+that the leader gave out, the last one is null for an orderly end, or a string that says what failed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Optional
 
 from disagg_launch.reference.comm import Json
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0
+LONGEST_GREETING = 200
 LEADER_GONE = 1  # exit status of a rank whose leader is gone
 
 
@@ -54,24 +55,42 @@ class LeaderEnd:
         self._socket.settimeout(PATIENCE_S)
         while self._waiting:
             line, _ = self._socket.accept()
-            reader = line.makefile("r", encoding="utf-8")
-            secret, rank = json.loads(reader.readline(4096))
-            if not hmac.compare_digest(str(secret), self.address.secret):
+            rank = self._greet(line)
+            if rank is None:
                 line.close()
                 continue
             self._waiting -= 1
-            threading.Thread(target=self._watch, args=(reader, line, rank, lost), name=f"lifeline-{rank}", daemon=True).start()
+            threading.Thread(target=self._watch, args=(line, rank, lost), name=f"lifeline-{rank}", daemon=True).start()
         self._socket.close()
+
+    def _greet(self, line: socket.socket) -> Optional[int]:
+        """The number of the rank that connected; None for a stranger."""
+        try:
+            line.settimeout(PATIENCE_S)
+            raw = bytearray()
+            while not raw.endswith(b"\n"):
+                if len(raw) > LONGEST_GREETING or not (byte := line.recv(1)):
+                    return None
+                raw += byte
+            secret, rank = json.loads(raw)
+            line.settimeout(None)
+            return int(rank) if hmac.compare_digest(str(secret), self.address.secret) else None
+        except (OSError, ValueError, TypeError) as wrong:
+            log.warning("lifeline: a stranger connected (%s)", wrong)
+            return None
 
     def close(self) -> None:
         """From now on a rank that is gone is no loss."""
         self._closed = True
 
-    def _watch(self, reader: TextIO, line: socket.socket, rank: int, lost: Callable[[str], None]) -> None:
+    def _watch(self, line: socket.socket, rank: int, lost: Callable[[str], None]) -> None:
         try:
-            for text in reader:
+            for text in line.makefile("r", encoding="utf-8"):
                 event = json.loads(text)
                 if event is None:
+                    return
+                if isinstance(event, str):
+                    lost(f"rank {rank} of this instance failed: {event}")
                     return
                 self._hear(event)
         except (OSError, ValueError) as wrong:
@@ -101,6 +120,11 @@ class RankEnd:
         """Say goodbye."""
         self._closed = True
         self._say(None)
+
+    def fail(self, reason: str) -> None:
+        """Say why this rank cannot go on. The leader ends it."""
+        self._closed = True
+        self._say(reason)
 
     def _say(self, value: object) -> None:
         with self._lock:

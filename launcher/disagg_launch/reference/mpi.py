@@ -84,3 +84,8 @@ class MpiComm:
         """This rank ends in order: its silence is no alarm."""
         if self._lifeline:
             self._lifeline.close()
+
+    def fail(self, reason: str) -> None:
+        """Another rank: say over the lifeline why it cannot go on."""
+        if isinstance(self._lifeline, RankEnd):
+            self._lifeline.fail(reason)

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from disagg_launch.runtime import lease
 log = logging.getLogger(__name__)
 
 FAILED = 1
+LEADERS_TURN_S = 10.0  # for the leader to answer its requests and end the instance, when another rank has failed
 
 
 def run(argv: Sequence[str], comm: Any = None) -> int:
@@ -112,11 +114,11 @@ def _instance(options: opts.Options, comm: Any) -> int:
     try:
         rank.holders()
         rank.follow()
-    except Exception:
+    except Exception as wrong:
         log.exception("this rank failed")
-        logging.shutdown()
-        # without a word to MPI: the leader notices, fails its requests, and ends the instance
-        os._exit(FAILED)
+        rank.comm.fail(f"{type(wrong).__name__}: {wrong}")
+        time.sleep(LEADERS_TURN_S)
+        raise
     return 0
 
 

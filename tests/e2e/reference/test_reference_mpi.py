@@ -115,7 +115,8 @@ def test_a_rank_with_an_error_fails_its_requests_and_ends_the_instance(start: St
     left = ranks(worker)
     response = worker.post("/v1/completions", prompt="a", max_tokens=100, ignore_eos=True)
     assert response.status_code == 500
-    assert response.json()["message"].startswith("the model loop failed" if rank == 0 else "rank 1 of this instance is gone")
+    who = "the model loop" if rank == 0 else "rank 1 of this instance"
+    assert response.json()["message"] == f"{who} failed: RuntimeError: injected"
     assert worker.process.wait(60) == 1
     assert not psutil.wait_procs(left, timeout=30)[1]
 
