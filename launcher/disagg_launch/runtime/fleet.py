@@ -152,6 +152,8 @@ class Fleet:
 
     async def _await_step(self, start: Start, child: Child) -> None:
         status = await child.settled()
+        if len(self.tasks[start.step]) > 1:
+            await asyncio.sleep(supervise.SETTLE_S)  # who failed first may stand in what a rank sent us by itself
         self._step_ended(start.step, child, supervise.said(status))
 
     def _step_ended(self, step: str, child: Child, how: str) -> None:
