@@ -105,9 +105,10 @@ class Scheduler:
                 self._take(wait=not self._orders and not any(self._ready()))
                 step, began = self._plan(), time.time()
                 if step != Step():
-                    self._settle(step.rows, self._rank.lead(step))
+                    tokens = self._rank.lead(step)
                     if step.rows:
-                        self._record(step, began)
+                        self._record(step, began)  # before anybody hears of it
+                    self._settle(step.rows, tokens)
             self._rank.lead(Step(stop=True))
         except Exception as wrong:
             self.lose(f"the model loop failed: {type(wrong).__name__}: {wrong}")
