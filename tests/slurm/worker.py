@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,6 +65,9 @@ def main() -> None:
     options, _ = parser.parse_known_args()
     signal.signal(signal.SIGTERM, leave)
     print(f"rank {RANK} on {socket.gethostname()}", flush=True)
+    if RANK == 1:
+        # a daemon that cares for nobody: it has to be gone, too, when the deployment has ended
+        subprocess.Popen(["sleep", "4000"], start_new_session=True)
     if RANK == 1 and options.second_ends:
         print("the model is broken", flush=True)
         os._exit(3)
