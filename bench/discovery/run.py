@@ -1,6 +1,6 @@
 """Many simulated workers register at one router and send heartbeats: time until all are ready, and the router's CPU share at rest.
 
-    python bench/discovery/thousand_workers.py [--workers 1000] [--seconds 20]
+    python bench/discovery/run.py [--workers 1000] [--seconds 20]
 
 The workers are one process: one server on all loopback addresses 127.1.x.y answers every health probe, and each worker sends its
 own requests. The router is bound to one core. Prints one JSON object.

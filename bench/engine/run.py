@@ -1,6 +1,6 @@
 """Tokens per second of the reference engine in several layouts, side by side with transformers where it is installed.
 
-    python bench/engine/speed.py [--model smollm2-135m] [--rounds 5] [--layouts 1x1 2x1 1x2 2x2]
+    python bench/engine/run.py [--model smollm2-135m] [--rounds 5] [--layouts 1x1 2x1 1x2 2x2]
 
 Columns: a prompt of 256 tokens, decoding one sequence, decoding eight; best and median of the rounds. A layout is TPxPP; more than one rank
 runs under mpiexec. Everything is measured at the ranks, without HTTP. The transformers rows are a Llama of the same shape in float32.
