@@ -102,7 +102,7 @@ def test_broken_model_files_are_no_model_files(tmp_path, content):
 
 
 def test_a_job_whose_hostname_is_left_to_slurm_is_reachable():
-    text = "engine: {name: reference}\nmodel: random:1\ncontext_servers: {num_instances: 2}\ngeneration_servers:\ncluster: {gpus_per_node: 1}\n"
+    text = "engine: {name: reference}\nmodel: random:1\ncontext_servers:\ngeneration_servers:\ncluster: {gpus_per_node: 1}\n"
     numbers = [
         {one.number for one in lint.check(loaded, place(loaded))}
         for loaded in (spec.loads(text + more) for more in ("slurm: {time: 5}\n", "slurm: {time: 5}\nhostname: localhost\n"))
