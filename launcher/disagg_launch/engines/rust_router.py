@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 # Our policies -> theirs; a name that is not here is passed on as it is.
 POLICIES = {"load_balancing": "power_of_two", "kv_cache_aware": "cache_aware"}
-# Their own default of 30 s between two looks at a worker would be added to every start.
-COMMON: Mapping[str, object] = {"worker_startup_check_interval": 1}
 
 
 def sglang(spec: Spec, plan: Plan) -> Router:
@@ -43,6 +41,13 @@ def _policy(spec: Spec, plan: Plan, role: str) -> str:
     return POLICIES.get(kind, kind) if len(servers(spec, plan, role)) > 1 else "round_robin"
 
 
+def _options(spec: Spec) -> Mapping[str, object]:
+    """What is said unless the file says otherwise."""
+    # their own default of 30 s between two looks at a worker would be added to every start;
+    # their metrics port is one fixed number, on which a second deployment of this machine would fail to start
+    return {"worker_startup_check_interval": 1, "prometheus_port": spec.port - 1}
+
+
 def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], health: str) -> Router:
     for one in servers(spec, plan, GENERATION):
         argv += ["--decode", ("http://", one)]
@@ -51,5 +56,5 @@ def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], 
     # both parse an address, not a name
     host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
     start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
-    options = flags.words({**COMMON, **spec.router.options})
+    options = flags.words({**_options(spec), **spec.router.options})
     return Router((*start, *argv, *options), dict(spec.router.env), host, spec.port, spec.router.health or health)
