@@ -104,18 +104,18 @@ def test_a_companion_is_no_child_of_the_worker(far):
 
 
 def test_a_gateway_misses_a_lease_holder_that_falls_silent(far):
-    _, desk, worker = far(beats_of_s=0.5)
+    run, desk, worker = far(beats_of_s=0.5)
     until(desk.leased)
-    companion = next(p for p in psutil.process_iter() if p.pid != worker.pid and is_companion(p, worker.pid))
+    companion = next(p for p in psutil.process_iter() if p.pid != worker.pid and is_companion(p, run))
     companion.suspend()
     until(lambda: desk.lost)
     assert desk.lost[0]["pid"] == worker.pid
     companion.resume()
 
 
-def is_companion(process, worker):
+def is_companion(process, run):
     try:
-        return "rank" in process.cmdline() and "--launcher=slurm" in process.cmdline()
+        return f"{run}/runtime.pyz" in process.cmdline()
     except psutil.Error:
         return False
 
