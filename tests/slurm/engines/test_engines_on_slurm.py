@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 PATH = os.pathsep.join([str(ROOT / "tests/standins/bin"), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 # mpi4py takes the MPICH wheel beside it unless it is told; srun --mpi=pmix wants Open MPI
 ENV = {"PATH": PATH, "STANDIN_PYTHON": sys.executable, "MPI4PY_LIBMPI": "libmpi.so.40", "OMPI_MCA_mpi_yield_when_idle": "1"}
+ENV["PYTHONFAULTHANDLER"] = "1"  # a crash inside an MPI library shows who called it
 
 
 def example(name: str, **changes: Any) -> dict[str, Any]:
