@@ -10,6 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of real processes get a second try, which the summary line counts; unit tests do not.
+
+    Seen once in some thousand starts on a busy machine: a segmentation fault inside Open MPI's start, and a port lost to a stranger
+    between choosing and binding it. A test that fails twice fails.
+    """
+    for one in items:
+        if {"e2e", "slurm"} & set(one.path.parts):
+            one.add_marker(pytest.mark.flaky(reruns=1))
+
+
 def fetched(folder, *commands):
     """`folder`, filled by `commands` if it is not there; parallel sessions wait for each other, and half of one is made anew."""
     done = folder / ".complete"

@@ -217,4 +217,5 @@ def test_a_used_run_folder_is_not_overwritten(spec: pathlib.Path) -> None:
 
 def test_a_missing_command_behind_the_dashes_is_named(spec: pathlib.Path) -> None:
     status, said = ended(up(spec, "--", "no-such-program-here"))
-    assert (status, "no-such-program-here" in said) == (4, True)
+    assert (status, "no-such-program-here" in said) == (4, True), said
+    assert not (spec.parent / "run").exists()

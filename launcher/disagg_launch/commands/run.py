@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -71,6 +72,8 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
     """
     from disagg_launch import backends
 
+    if command and not shutil.which(command[0]):
+        raise BackendRefused(f"{command[0]}: found no such program; give the path of one after --")
     topology, chosen, files = rendered(spec, backend)
     folder = written(topology, files, run)
     click.echo(f"run folder: {folder}", err=True)
@@ -165,8 +168,6 @@ def _with_command(gateway: Sequence[str], folder: pathlib.Path, command: tuple[s
             return watcher.wait()
         environ = {**os.environ, "DISAGG_RUN": str(folder), "DISAGG_URL": said.removeprefix("ready: ").strip()}
         return _while(watcher, subprocess.Popen(command, env=environ))
-    except FileNotFoundError as missing:
-        raise BackendRefused(f"{command[0]}: {missing.strerror}; give the path of a program after --") from None
     finally:
         with contextlib.suppress(KeyboardInterrupt):
             watcher.terminate()
