@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge", "libpmix2", "openmpi-bin", "iproute2", "util-linux")
+# what the tests use beside a cluster: program -> package
+TOOLS = {"etcd": "etcd-server", "curl": "curl"}
 ACCOUNTING = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter", "unshare", "mpirun")
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -29,16 +31,17 @@ def lacking(accounting: bool = False) -> str:
 
 
 def install(accounting: bool = False) -> None:
-    """Install the packages, in one apt call; no daemon is started."""
-    if not lacking(accounting):
+    """Install the packages that a cluster and the tests need, in one apt call; no daemon is started."""
+    tools = tuple(package for program, package in TOOLS.items() if not shutil.which(program))
+    if not lacking(accounting) and not tools:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SystemExit("installing needs root and apt-get; the packages are " + " ".join(PACKAGES))
+        raise SystemExit("installing needs root and apt-get; the packages are " + " ".join(PACKAGES + tools))
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
     with _no_daemons():
         subprocess.run([*apt, "update"], check=True, env=environ)
-        names = PACKAGES + (ACCOUNTING if accounting else ())
+        names = PACKAGES + tools + (ACCOUNTING if accounting else ())
         subprocess.run([*apt, "install", "-y", "--no-install-recommends", *names], check=True, env=environ)
 
 
