@@ -17,8 +17,26 @@ def pytest_collection_modifyitems(items):
     between choosing and binding it. A test that fails twice fails.
     """
     for one in items:
-        if {"e2e", "slurm"} & set(one.path.parts):
+        if one.path.relative_to(ROOT / "tests").parts[0] in ("e2e", "slurm"):
             one.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_addoption(parser):
+    """pytest --accept: golden files become what was rendered. Read the diff before committing it."""
+    parser.addoption("--accept", action="store_true", help="rewrite golden files")
+
+
+@pytest.fixture
+def golden(request):
+    """golden(name, text): the text is that of tests/golden/NAME, whole."""
+
+    def same(name, text):
+        file = ROOT / "tests" / "golden" / name
+        if request.config.getoption("--accept"):
+            file.write_text(text)
+        assert text == file.read_text(), f"{file} differs: after a wanted change run pytest --accept and read the diff"
+
+    return same
 
 
 def fetched(folder, *commands):

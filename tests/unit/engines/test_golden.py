@@ -1,11 +1,8 @@
-"""Every engine x launch form x backend, whole, against files that a person has read.
-
-After a wanted change: `DISAGG_ACCEPT_GOLDEN=1 pytest tests/unit/engines/test_golden.py`, then read the diff.
-"""
+"""Every engine x launch form x backend, whole, against files that a person has read."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,12 +47,8 @@ def steps(topology: object, plan: object, backend: str) -> str:
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_golden(path: Path) -> None:
-    golden = GOLDEN / f"{path.parent.name}-{path.stem}.txt"
-    found = rendered(path)
-    if os.environ.get("DISAGG_ACCEPT_GOLDEN"):
-        golden.write_text(found)
-    assert found == golden.read_text(), f"see {golden.relative_to(ROOT)}"
+def test_golden(path: Path, golden: Callable[[str, str], None]) -> None:
+    golden(f"engines/{path.parent.name}-{path.stem}.txt", rendered(path))
 
 
 def test_no_golden_file_is_left_over() -> None:

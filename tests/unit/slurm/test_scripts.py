@@ -1,12 +1,10 @@
-"""The rendered scripts, whole, against golden files; and what a reader of the scripts may rely on.
-
-After a change that is meant: DISAGG_GOLDEN=write pytest tests/unit/slurm/test_scripts.py, then read the diff.
-"""
+"""The rendered scripts, whole, against golden files; and what a reader of the scripts may rely on."""
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from disagg_launch import engines, place, spec
 from disagg_launch.backends import slurm
 from disagg_launch.files import File
 
-GOLDEN = Path(__file__).parents[2] / "golden/slurm"
 BASE = """\
 name: demo
 model: none
@@ -79,12 +76,8 @@ def scripts(text: str) -> tuple[File, ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scripts_are_as_agreed(name: str) -> None:
-    text = "".join(f"==> {one.path} <==\n{one.text!s}" for one in scripts(CASES[name]))
-    golden = GOLDEN / f"{name}.txt"
-    if os.environ.get("DISAGG_GOLDEN") == "write":
-        golden.write_text(text)
-    assert text == golden.read_text()
+def test_scripts_are_as_agreed(name: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"slurm/{name}.txt", "".join(f"==> {one.path} <==\n{one.text!s}" for one in scripts(CASES[name])))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,7 +89,8 @@ def test_scripts_are_clean(name: str, tmp_path: Path) -> None:
         subprocess.run(["bash", "-n", str(path)], check=True)
         paths.append(str(path))
     # SC2016: "expressions don't expand in single quotes". That they do not is what quoting is for
-    done = subprocess.run(["shellcheck", "--shell=bash", "--exclude=SC2016", *paths], capture_output=True, text=True, check=False)
+    shellcheck = str(Path(sys.executable).with_name("shellcheck"))
+    done = subprocess.run([shellcheck, "--shell=bash", "--exclude=SC2016", *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
