@@ -30,6 +30,10 @@ def test_a_job_with_a_step_for_each_instance(cluster: Cluster, tmp_path: Path) -
     assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert "rank 1 on" in one.command("logs", one.job, "ctx0").stdout
     one.cancel()
+    told = [json.loads(line) for line in (one.run / "state" / "events.jsonl").read_text().splitlines()]
+    times = {event["event"]: event["at"] for event in told}
+    assert times["submitted"] <= times["allocated"] <= times["begun"] + 1, "Slurm rounds to seconds"
+    assert {event["host"] for event in told if event["event"] == "rank"} == set(hosts)
     for name in ("ctx0", "ctx1", "gen0"):
         assert one.log(name).count("leaving in order") == 2, "TERM has to reach the ranks, and to leave them time"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import os
 import socket
 import struct
+import time
 from typing import Iterable, Iterator, Mapping, Sequence, Tuple
 
 from disagg_launch.errors import BackendRefused
@@ -32,6 +34,19 @@ def job(environ: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_JOB_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID", "")
+
+
+def ask_times(environ: Mapping[str, str]) -> Tuple[Tuple[str, ...], Mapping[str, str]]:
+    """The command that prints when the job of `environ` was sent and when it was given its nodes, and the environment for it."""
+    return ("squeue", "--noheader", "--jobs", environ["SLURM_JOB_ID"], "--format=%V %S"), {**environ, "SLURM_TIME_FORMAT": "standard"}
+
+
+def times(lines: Iterable[str]) -> Iterator[Tuple[str, float]]:
+    """("submitted", unix seconds) and ("allocated", unix seconds) of what that command printed; nothing if it printed something else."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            moments = [time.mktime(time.strptime(word, "%Y-%m-%dT%H:%M:%S")) for word in line.split()]
+            yield from zip(("submitted", "allocated"), moments)
 
 
 def addresses(names: Sequence[str], lines: Iterable[str]) -> Tuple[str, ...]:

@@ -170,7 +170,8 @@ class Fleet:
         for name in start.instances:
             one = self.records[name]
             if one is blamed or blamed is None:
-                one.end(self._sentence(one, first, told or how), now, _code(one))
+                own = first if first is not None and self.rank_record[first] is one else None
+                one.end(self._sentence(one, own, told or how), now, _code(one), own, told or how)
             else:
                 one.end(f"step {step} ended with {blamed.name}", now + 1)
             self._changed(name)
@@ -178,7 +179,7 @@ class Fleet:
     def _sentence(self, one: Record, rank: Optional[int], how: str) -> str:
         if one.refusal:
             return f"refused: {one.refusal}"
-        if rank is None or self.rank_record[rank] is not one:
+        if rank is None:
             return how
         host = one.reports.get(rank, {}).get("host") or self.binding.hosts[self.plan.ranks[rank].node]
         return f"rank {self.plan.ranks[rank].instance_rank} on {host}: {how}"
@@ -186,7 +187,7 @@ class Fleet:
     async def _await_router(self, child: Child) -> None:
         status = await child.settled()
         if self.children.get(ROUTER) is child and not self.stopping:
-            self.router.end(supervise.said(status), self.now_s())
+            self.router.end(supervise.said(status), self.now_s(), how=supervise.said(status))
             self._changed(ROUTER)
 
     # ---- stopping ---------------------------------------------------------------------------------------------------------

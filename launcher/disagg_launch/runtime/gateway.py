@@ -15,17 +15,19 @@ import secrets
 import signal
 import socket
 import subprocess
-from typing import Any, Callable, Coroutine, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import allocation, bootstrap, causes, folder, probe
+from disagg_launch.runtime import allocation, bootstrap, causes, folder
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
+from disagg_launch.runtime.events import Events
 from disagg_launch.runtime.fleet import ROUTER, Fleet
+from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
@@ -37,13 +39,6 @@ STOPPED = "stopped"
 TICK_S = 0.5
 CALM_S = 0.01
 """Judgements are at least this far apart, so that a burst of events is judged once."""
-PROBES_PER_S = 500
-"""All instances together are not probed more often than this."""
-NUDGE_S = 0.05
-"""A line in an instance's log may bring its next probe forward, to this long after the last."""
-RESTING_PROBES_PER_S = 40
-"""As PROBES_PER_S, once all is ready; and one instance is then probed at most every REST_S."""
-REST_S = 2.0
 
 
 class Gateway:
@@ -59,6 +54,8 @@ class Gateway:
         self.asked_to_stop = False
         self.repair = Repair(self)
         self.scaling = Scaling(self)
+        self.lookout = Lookout(self)
+        self.events = Events(run)
         self.address = ""
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -69,8 +66,7 @@ class Gateway:
         """Run the deployment until it is stopped or fails; the exit status."""
         self.loop = asyncio.get_running_loop()
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
-        self.nudges = {name: asyncio.Event() for name in (*self.fleet.records, ROUTER)}
-        reports = Reports(self.fleet, self.life, lambda: self.state, self._stop_asked, self.wake.set)
+        reports = Reports(self.fleet, self.events, self.life, lambda: self.state, self._stop_asked, self.wake.set)
         reports.kinds.update({"change": self.scaling.change, "progress": self.scaling.progress})
         self.desk = Desk(self.token.encode(), self.launch.policy.fence_s, reports.answer, reports.lost, reports.hear)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -92,6 +88,10 @@ class Gateway:
 
     async def _open(self) -> None:
         """Everything that has to stand before the first rank asks for it, then the steps."""
+        plan = self.plan
+        job, counts = allocation.job(os.environ), (len(plan.instances), len(plan.ranks))
+        text = f"plan {plan.digest} of {plan.name}"
+        self.events.tell("begun", text, digest=plan.digest, job=job, instances=counts[0], ranks=counts[1])
         self._claim_router_port()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
@@ -101,11 +101,23 @@ class Gateway:
         self.fleet.spared.add(self.warden.pid)
         steps = len(self.launch.starts)
         self.board.note(f"plan {self.plan.digest}: {steps} steps, {len(self.plan.instances)} instances, {len(self.plan.ranks)} ranks")
+        if job:
+            self.spawn(self._tell_job_times())
         if self.launch.router.early:
             await self._start_router()
         for start in self.launch.starts:
             await self.fleet.start_step(start, self.environ())
             await asyncio.sleep(0)
+
+    async def _tell_job_times(self) -> None:
+        """When the job was sent and when it was given its nodes, which only Slurm knows."""
+        said: List[str] = []
+        with contextlib.suppress(BackendRefused):
+            argv, environ = allocation.ask_times(os.environ)
+            asked = await self.fleet.nursery.start("squeue", argv, self.run, environ, said.append)
+            await asked.settled()
+        for event, at_s in allocation.times(said):
+            self.events.tell(event, at_s=at_s, job=allocation.job(os.environ))
 
     def _claim_router_port(self) -> None:
         """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
@@ -115,28 +127,22 @@ class Gateway:
             raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
 
     async def _until_ready(self) -> Verdict:
-        self._probe_all(self.fleet.records.values())
+        self.lookout.watch(self.fleet.records.values())
         ones = [*self.fleet.records.values(), *([self.fleet.router] if self.launch.router.early else [])]
         began = self.loop.time()
         while True:
             seen = [one.observed() for one in ones]
             verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
             self.board.progress(seen, final=verdict.state != WAIT)
-            self.board.save(self.status())
+            self._save()
             if verdict.state != WAIT:
                 return verdict
             await self._pause()
 
-    def _probe_all(self, ones: Iterable[Record]) -> None:
-        health = {w.instance: w.health for w in self.launch.workers}
-        for one in ones:
-            self.spawn(self._probe(one, health[one.name]))
-
     def adopt(self, plan: Plan, launch: Launch, new: Sequence[Record]) -> None:
         """Go on with a plan that has more instances; `new` are their records."""
         self.plan, self.launch = plan, launch
-        self.nudges.update({one.name: asyncio.Event() for one in new})
-        self._probe_all(new)
+        self.lookout.watch(new)
 
     async def _open_router(self) -> Verdict:
         """Start the router, once, if it is not there; READY when its health answers 200."""
@@ -148,7 +154,8 @@ class Gateway:
             verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
             if verdict.state == READY:
                 self.state = "ready"
-                self.board.save(self.status(), final=True)
+                self._save(final=True)
+                self.events.tell("router", "the front door is open", ROUTER, stage="open")
                 self.board.ready(f"http://{self.fleet.router.host}:{self.fleet.router.port}")
             if verdict.state != WAIT:
                 return verdict
@@ -156,7 +163,7 @@ class Gateway:
 
     async def _start_router(self) -> None:
         await self.fleet.start_router(self.environ())
-        self.spawn(self._probe(self.fleet.router, self.launch.router.health))
+        self.lookout.watch([self.fleet.router])
 
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
@@ -164,32 +171,13 @@ class Gateway:
             verdict = self._interrupted() or self.repair.verdict()
             if verdict is not None:
                 return verdict
-            self.board.save(self.status())
+            self._save()
             await self._pause()
 
     # ---- what is seen and heard -------------------------------------------------------------------------------------------
 
-    async def _probe(self, one: Record, path: str) -> None:
-        """Ask again and again; sooner when the instance has just said something, rarely once it is ready."""
-        ready = self.launch.readiness
-        count = len(self.fleet.records)
-        pace_s = min(ready.interval_s, max(NUDGE_S, count / PROBES_PER_S))
-        rest_s = max(ready.interval_s, REST_S, count / RESTING_PROBES_PER_S)
-        while not self.fleet.stopping:
-            if one.started and not one.ended and not one.missing:
-                life = one.starts
-                seen = await probe.probe(one.host, one.port, path, ready.probe_s)
-                if one.started and one.starts == life and seen != one.seen:
-                    one.seen = seen
-                    self.wake.set()
-            resting = self.state == "ready" and one.seen is not None and one.seen.healthy
-            await asyncio.sleep(NUDGE_S)
-            self.nudges[one.name].clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.nudges[one.name].wait(), rest_s if resting else pace_s)
-
     def _changed(self, name: str) -> None:
-        self.nudges[name].set()
+        self.lookout.nudge(name)
         if self.fleet.router.ended if name == ROUTER else self.fleet.records[name].ended:
             self.wake.set()
 
@@ -213,6 +201,11 @@ class Gateway:
 
     # ---- the end ----------------------------------------------------------------------------------------------------------
 
+    def _save(self, final: bool = False) -> None:
+        """What is known now, for whoever looks."""
+        self.events.follow([*self.fleet.records.values(), self.fleet.router])
+        self.board.save(self.status(), final)
+
     def status(self) -> Dict[str, Any]:
         """state/status.json."""
         return {
@@ -234,6 +227,8 @@ class Gateway:
         lines = one.last_lines() if one else []
         cause = causes.explain([verdict.reason, *lines], verdict.reason) if one and one.ended else None
         self.board.note(f"{verdict.state}: {verdict.reason}")
+        self.events.follow([*self.fleet.records.values(), self.fleet.router])
+        self.events.tell("verdict", verdict.reason, verdict.instance, state=verdict.state, code=verdict.exit_code)
         if one and lines and verdict.state == FAILED:
             self.board.note(f"last lines of {one.log_path}:\n" + "\n".join(f"    {text}" for text in lines))
         if cause:
@@ -244,7 +239,7 @@ class Gateway:
 
     async def _stop(self) -> None:
         self.state = "stopping"
-        self.board.save(self.status(), final=True)
+        self._save(final=True)
         await self.fleet.stop(self.environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
         for task in self._tasks:
             task.cancel()
@@ -252,8 +247,10 @@ class Gateway:
 
     def _finish(self, verdict: Verdict) -> None:
         self.state = verdict.state
-        self.board.save(self.status(), final=True)
+        self._save(final=True)
         self.board.note("everything has ended")
+        self.events.tell("stopped", "everything has ended", state=verdict.state)
+        self.events.close()
         self.fleet.close()
         self.fleet.nursery.close()
         if self.warden is not None:

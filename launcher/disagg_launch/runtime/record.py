@@ -37,6 +37,8 @@ class Record:
         self.seen: Optional[Seen] = None
         self.ended = ""
         self.ended_s = 0.0
+        self.ended_rank: Optional[int] = None
+        self.ended_how = ""
         self.code = WorkerDied.exit_code
         self.refusal, self.refusal_code = "", 0
         self.tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
@@ -50,10 +52,10 @@ class Record:
             self.log = open(os.path.join(run, self.log_path), "a", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
         self.log.write(HEADER.format(name=self.name, digest=digest, start=self.starts, time=timestamp()) + "\n")
 
-    def end(self, how: str, now_s: float, code: int = WorkerDied.exit_code) -> None:
-        """This life is over; the first word about its end stays."""
+    def end(self, why: str, now_s: float, code: int = WorkerDied.exit_code, rank: Optional[int] = None, how: str = "") -> None:
+        """This life is over; the first word about its end stays. `rank` (global) went first, `how` as in "exit code 3"."""
         if not self.ended:
-            self.ended, self.ended_s, self.code = how, now_s, code
+            self.ended, self.ended_s, self.code, self.ended_rank, self.ended_how = why, now_s, code, rank, how
 
     def hear(self, rank: Union[int, str], text: str) -> None:
         """One line that rank (of the instance; "-" for its launcher) said."""

@@ -47,6 +47,7 @@ class Repair:
         policy = self._gateway.launch.policy
         pause_s = policy.backoff_s * 2 ** (one.starts - 1)
         self._board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {policy.max_restarts} in {pause_s:g} s")
+        self._gateway.events.tell("restart", one.ended, one.name, life=one.starts + 1, pause_s=pause_s)
         if one is not self._fleet.router:
             await self.tell_router(one, "gone")
             # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
@@ -93,7 +94,9 @@ class Repair:
         while one.starts == life and not one.ended and not self._fleet.stopping:
             if one.seen is not None and one.seen.healthy and not one.missing:
                 self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
-                if one is not self._fleet.router:
+                if one is self._fleet.router:
+                    self._gateway.events.tell("router", "the front door is open again", one.name, stage="open")
+                else:
                     await self.tell_router(one, "undrain")
                 return
             if loop.time() > deadline:

@@ -9,6 +9,7 @@ from disagg_launch.errors import RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
 from disagg_launch.runtime.desk import Message
+from disagg_launch.runtime.events import Events
 from disagg_launch.runtime.fleet import Fleet
 from disagg_launch.runtime.launchers import LAUNCHERS
 from disagg_launch.runtime.record import Record
@@ -20,8 +21,10 @@ HERE = ("localhost", "127.0.0.1", "::1")
 class Reports:
     """Answers each kind of message by its method `_<kind>`. Identity is checked here: plan digest, rank, host, one process per rank."""
 
-    def __init__(self, fleet: Fleet, life: str, state: Callable[[], str], stop: Callable[[], None], changed: Callable[[], None]) -> None:
-        self.fleet, self.life, self.state, self.stop, self.changed = fleet, life, state, stop, changed
+    def __init__(
+        self, fleet: Fleet, events: Events, life: str, state: Callable[[], str], stop: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        self.fleet, self.events, self.life, self.state, self.stop, self.changed = fleet, events, life, state, stop, changed
         self.own_name = socket.gethostname()
         self.kinds: Dict[str, Callable[[Message, str], Message]] = {
             "role": self._role,
@@ -68,8 +71,9 @@ class Reports:
             why = f"it runs on {message['host']}, node {node} is {self.fleet.binding.hosts[node]}: start the step on its nodes"
             return {"refused": why, "code": RankRefused.NO_RANK}
         self.fleet.lost.discard(message["host"])
-        for rank in message["ranks"]:
-            one.reports[rank] = {key: message[key] for key in ("host", "pid", "gpus")}
+        where = {key: message[key] for key in ("host", "pid", "gpus")}
+        one.reports.update(dict.fromkeys(message["ranks"], where))
+        self.events.tell("rank", "role taken", one.name, rank=message["ranks"][0], ranks=message["ranks"], **where)
         if message["host"] == self.own_name:
             self.fleet.watch_rank(message["ranks"][0], message["pid"])
         self.changed()

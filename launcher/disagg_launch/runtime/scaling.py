@@ -92,7 +92,7 @@ class Scaling:
         """Start an instance, and have requests sent to it once it is healthy; one that fails is put to rest again."""
         gateway = self._gateway
         with self._alone(one):
-            gateway.board.note(f"{one.name} is started")
+            self._say(one, "is started")
             try:
                 await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
                 self.resting.discard(one.name)
@@ -103,19 +103,24 @@ class Scaling:
                 last = "; ".join(one.last_lines(3))
                 self._problems.append(f"{one.name} did not come up: {one.ended}" + (f" ({last})" if last else ""))
                 gateway.board.note(self._problems[-1])
+                gateway.events.tell("change", self._problems[-1], one.name)
                 await self._stop(one)
 
     async def _end(self, one: Record, drain_s: float) -> None:
         gateway = self._gateway
         with self._alone(one):
-            gateway.board.note(f"{one.name} is drained")
+            self._say(one, "is drained")
             await gateway.repair.tell_router(one, "drain")
             left = await self._drained(one, drain_s)
             if left:
                 self._problems.append(f"{one.name} still had {left} requests after {drain_s:g} s; they were cut")
             await gateway.repair.tell_router(one, "remove")
             await self._stop(one)
-            gateway.board.note(f"{one.name} is stopped")
+            self._say(one, "is stopped")
+
+    def _say(self, one: Record, what: str) -> None:
+        self._gateway.board.note(f"{one.name} {what}")
+        self._gateway.events.tell("change", what, one.name)
 
     async def _stop(self, one: Record) -> None:
         gateway = self._gateway

@@ -1,0 +1,73 @@
+"""state/events.jsonl: what happened in a run, one JSON object a line, appended in the order in which the gateway learned of it.
+
+Always there: `at` (unix seconds), `t` (seconds since the gateway began), `event`, `instance` (a name, "router", or ""), `text`.
+
+    begun       digest, job, instances and ranks (counts)
+    submitted, allocated    job: Slurm's times, told once they are known: out of order, with a negative t
+    rank        rank, ranks, host, pid, gpus: a task has reported
+    stage       stage, life (1 is the first start); rank when it is one rank's; percent where it is known
+    ended       life, code (the exit status it deserves); rank, host, pid, gpus, how ("exit code 3") where one rank went first
+    restart     life (the coming one), pause_s
+    router      stage "open"
+    proof       ok, context, generation (the pair)
+    change      what `scale` did, in text
+    verdict     state, code, instance (the first to blame)
+    stopped     state
+
+Ranks are global numbers. A stage that was reached and left between two looks (10 ms) is not told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any, Dict, Iterable, Optional, Tuple
+
+from disagg_launch.runtime.record import Record
+
+
+class Events:
+    """The log of one gateway's life."""
+
+    def __init__(self, run: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(os.path.join(run, "state", "events.jsonl"), flags, 0o600)
+        self._began_s = time.time()
+        self._clock_s = time.monotonic()
+        self._told: Dict[str, Tuple[int, str]] = {}
+        self._ended: Dict[str, int] = {}
+
+    def tell(self, event: str, text: str = "", instance: str = "", at_s: Optional[float] = None, **more: Any) -> None:
+        """Append one line; `at_s` for what happened before it was known. A full disk must not end a deployment that serves."""
+        t_s = time.monotonic() - self._clock_s if at_s is None else at_s - self._began_s
+        told = {"at": round(self._began_s + t_s, 4), "t": round(t_s, 4), "event": event, "instance": instance, "text": text, **more}
+        with contextlib.suppress(OSError):
+            os.write(self._file, json.dumps(told, separators=(",", ":")).encode() + b"\n")
+
+    def follow(self, records: Iterable[Record]) -> None:
+        """Tell what has changed in the records since the last call: stages and ends."""
+        for one in records:
+            self._stage(one)
+            if one.ended and self._ended.get(one.name) != one.starts:
+                self._ended[one.name] = one.starts
+                self.tell("ended", one.ended, one.name, life=one.starts, code=one.code, **_blamed(one))
+
+    def _stage(self, one: Record) -> None:
+        now = one.starts, one.stage
+        if not one.started or self._told.get(one.name) == now:
+            return
+        self._told[one.name] = now
+        self.tell("stage", one.observed().detail, one.name, stage=one.stage, life=one.starts)
+
+    def close(self) -> None:
+        """Nothing more will happen."""
+        os.close(self._file)
+
+
+def _blamed(one: Record) -> Dict[str, Any]:
+    """The rank that went first and where it ran."""
+    if one.ended_rank is None:
+        return {}
+    return {"rank": one.ended_rank, "how": one.ended_how, **one.reports.get(one.ended_rank, {})}
