@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from typing import Any, Awaitable, Callable, Mapping
 
 from disagg_launch import __version__
@@ -105,9 +106,11 @@ class App:
             self._metrics.count("validation_exceptions")
             raise
         self._metrics.count("stream_requests" if exchange.stream else "nonstream_requests")
+        self._metrics.in_flight += 1
         try:
             await self._serve(exchange, parts, reply)
         finally:
+            self._metrics.in_flight -= 1
             if reply.left:
                 self._metrics.count("client_disconnects")
             self.access.add(exchange, CLIENT_LEFT if reply.left else reply.status)
@@ -140,6 +143,9 @@ class App:
         metrics.count("total_responses")
         metrics.queue.observe(exchange.queued_s)
         metrics.ttft.observe(exchange.first - exchange.began)
+        if not metrics.first_token_at:
+            metrics.first_token_at = time.time() - self._loop.time() + exchange.first
+            log.info("first token sent at %.3f", metrics.first_token_at)
         if exchange.prefilled:
             metrics.hand_over.observe(exchange.first - exchange.prefilled)
         if self._perf.on:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Optional
 
 from disagg_launch.plan import CONTEXT, GENERATION
@@ -20,7 +21,8 @@ from disagg_launch.router.upstream import Connection, UpstreamError
 from disagg_launch.router.workers import Worker
 
 JSON = b"application/json"
-_ERROR = b'data: {"error"'
+_ERROR, _EVENT = b'data: {"error"', b"data: {"
+_COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
 class Flow:
@@ -144,6 +146,7 @@ class Flow:
             else:
                 answer = await self._call(worker, exchange, body)
                 exchange.first = self._loop.time()
+                self._metrics.tokens += _tokens_of(answer)
                 await sink.whole(200, JSON, answer)
         finally:
             if not reserved:
@@ -184,7 +187,8 @@ class Flow:
 
     async def _relay(self, connection: Connection, exchange: Exchange, sink: Sink) -> None:
         """Pass whole events on as they come; nothing looks into them. UpstreamError if the stream ends without its last event."""
-        clock, stall, observe = self._loop.time, self._door.stall_timeout_s, self._metrics.inter_token.observe
+        metrics = self._metrics
+        clock, stall, observe = self._loop.time, self._door.stall_timeout_s, metrics.inter_token.observe
         kept = exchange.kept
         rest = data = b""
         before = 0.0
@@ -206,8 +210,16 @@ class Flow:
                 exchange.first = now
             before = now
             data = whole
+            metrics.tokens += whole.count(_EVENT)
             if kept is not None and kept.size < KEEP_BYTES:
                 kept.add(data)
             await sink.piece(data)
         if rest or not data.endswith(b"[DONE]\n\n"):
             raise UpstreamError("truncated")
+
+
+def _tokens_of(answer: bytes) -> int:
+    """How many tokens a whole answer says it has; 0 if it does not say. It is not decoded for that."""
+    at = answer.rfind(b'"completion_tokens"')
+    found = _COUNT.match(answer, at) if at >= 0 else None
+    return int(found[1]) if found else 0

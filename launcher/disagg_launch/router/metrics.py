@@ -24,6 +24,11 @@ _COUNTERS = {
     "broken_streams": "streams that ended in an error event",
     "shed_requests": "requests answered 429 or 503 because of load",
 }
+_WORKER = (
+    ("active_requests", "gauge", "active"),
+    ("requests_total", "counter", "requests"),
+    ("errors_total", "counter", "errors"),
+)
 
 
 @dataclass(slots=True)
@@ -74,6 +79,10 @@ class Metrics:
         self.first_token = {CONTEXT: Histogram(SHORT), GENERATION: Histogram(SHORT)}
         self.complete = {CONTEXT: Histogram(LONG), GENERATION: Histogram(LONG)}
         self.retries: dict[tuple[str, str], int] = {}
+        self.in_flight = 0
+        self.queued: Callable[[], int] = lambda: 0
+        self.tokens = 0
+        self.first_token_at = 0.0  # unix time; of the first request that was answered
 
     def fold(self) -> None:
         """Count what the histograms have collected."""
@@ -101,6 +110,13 @@ class Metrics:
         yield from self.hand_over.lines(
             "kv_hand_over_seconds", "from the context answer to the first token: KV transfer and first decode step"
         )
+        yield f"# HELP requests_in_flight requests being answered\n# TYPE requests_in_flight gauge\nrequests_in_flight {self.in_flight}"
+        yield f"# HELP requests_queued those of them that wait for a worker\n# TYPE requests_queued gauge\nrequests_queued {self.queued()}"
+        yield "# HELP generated_tokens_total tokens of answers: events of streams, usage of whole answers"
+        yield f"# TYPE generated_tokens_total counter\ngenerated_tokens_total {self.tokens}"
+        if self.first_token_at:
+            yield "# HELP first_token_time_seconds unix time of the first token of the first answer"
+            yield f"# TYPE first_token_time_seconds gauge\nfirst_token_time_seconds {self.first_token_at:.3f}"
         yield "# HELP retries_total requests sent again\n# TYPE retries_total counter"
         for (role, cause), count in sorted(self.retries.items()):
             yield f'retries_total{{role="{role}",cause="{cause}"}} {count}'
@@ -113,9 +129,11 @@ class Metrics:
                 yield f"{prefix}_{name}_requests {sum(getattr(w, attribute) for w in mine)}"
             yield from self.first_token[role].lines(f"{prefix}_first_token_latency_seconds", f"of {role} workers")
             yield from self.complete[role].lines(f"{prefix}_complete_latency_seconds", f"of {role} workers")
-        yield "# TYPE worker_state gauge\n# TYPE worker_active_requests gauge\n# TYPE worker_requests_total counter"
+        yield "# TYPE worker_state gauge"
         for worker in workers:
             label = f'role="{worker.role}",worker="{worker.url}"'
             for state in State:
                 yield f'worker_state{{{label},state="{state.value}"}} {int(worker.state is state)}'
-            yield f"worker_active_requests{{{label}}} {worker.active}\nworker_requests_total{{{label}}} {worker.requests}"
+        for name, kind, attribute in _WORKER:
+            yield f"# TYPE worker_{name} {kind}"
+            yield from (f'worker_{name}{{role="{w.role}",worker="{w.url}"}} {getattr(w, attribute)}' for w in workers)

@@ -54,6 +54,7 @@ class Application:
         door = self._config.front_door
         table, metrics = Table(door.max_in_flight_per_worker), Metrics()
         dispatch = Dispatch(self._config, table, metrics)
+        metrics.queued = lambda: dispatch.queue.length
         fleet = Fleet(self._config, table, dispatch.changed)
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from scene import cluster
 from standin import expected
+
+from disagg_launch.watch import figures
 
 CHAT = [{"role": "user", "content": "hello"}]
 
@@ -145,6 +148,32 @@ def test_pages(play: Any) -> None:
             assert "\ntotal_requests 1\n" in page and "\nctx_completed_requests 1\n" in page and 'state="ready"} 1' in page
             for line in page.splitlines():
                 assert line.startswith("#") or float(line.rsplit(" ", 1)[1]) >= 0
+
+    play(scene)
+
+
+def test_what_those_who_watch_read_off_the_page(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster(pause_s=0.02, front_door={"max_in_flight_per_worker": 1, "queue_timeout_s": 30}) as c:
+            assert "first_token_time_seconds" not in figures.read((await c.get("/metrics")).body.decode()).values
+            began = time.time()
+            assert (await c.complete("hello", 5)).json["usage"]["completion_tokens"] == 5
+            streamed = await c.complete("hello", 7, stream=True)
+            read = figures.read((await c.get("/metrics")).body.decode()).values
+            assert read["generated_tokens"] == 5 + len(streamed.events)
+            assert began <= read["first_token_time_seconds"] <= time.time()
+            two = [asyncio.ensure_future(c.complete("hello", 1000, stream=True)) for _ in range(2)]
+            while (now := figures.read((await c.get("/metrics")).body.decode())).workers[c.gen[0].url].active == 0:
+                await asyncio.sleep(0.01)
+            while (now := figures.read((await c.get("/metrics")).body.decode())).values["requests_queued"] == 0:
+                await asyncio.sleep(0.01)
+            assert (now.values["requests_in_flight"], now.workers[c.gen[0].url].active) == (2, 1)
+            for one in two:
+                one.cancel()
+            while (now := figures.read((await c.get("/metrics")).body.decode())).values["requests_in_flight"]:
+                await asyncio.sleep(0.01)
+            assert now.values["requests_queued"] == 0
+            assert now.workers[c.gen[0].url]._replace(requests=0) == ("ready", 0, 0, 0)
 
     play(scene)
 

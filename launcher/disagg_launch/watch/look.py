@@ -1,0 +1,119 @@
+"""Looking: reads a run folder and asks the router's /metrics, and gives snapshots. The only part of this room that touches anything."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from disagg_launch import plan as plans
+from disagg_launch.errors import BackendRefused, BadInput
+from disagg_launch.plan import Plan
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import folder
+from disagg_launch.watch import figures
+from disagg_launch.watch.figures import Figures
+from disagg_launch.watch.happened import EventLog, Happened
+from disagg_launch.watch.shape import Snapshot
+from disagg_launch.watch.snapshot import Known, snapshot
+
+ANSWER_S = 2.0
+LIVING = ("starting", "ready", "stopping")
+
+
+class Look:
+    """Looks again and again at one run folder; what happened since the last look is in the next snapshot's rates."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._log = EventLog(run / "state" / "events.jsonl")
+        self._happened = Happened()
+        self._plan: Optional[tuple[float, Plan]] = None
+        self._before: Optional[Snapshot] = None
+
+    def __call__(self, page: Optional[str] = None) -> Snapshot:
+        """A snapshot of now. `page` is the router's /metrics, if the caller has it; else it is asked for.
+
+        BadInput if this is no run folder. Before a gateway has run in it, `state` is "rendered".
+        """
+        self._happened.add(self._log.news())
+        found = status(self.run)
+        at = time.time()
+        known = Known(
+            self._read_plan(),
+            _hosts(self.run),
+            found,
+            self._happened,
+            _figures(found, page),
+            None if found["state"] in LIVING else _json(self.run / "state" / "verdict.json"),
+        )
+        self._before = snapshot(known, at, self._before)
+        return self._before
+
+    def _read_plan(self) -> Plan:
+        """plan.json, which a change of the deployment replaces."""
+        path = self.run / "plan.json"
+        try:
+            changed = path.stat().st_mtime
+            if self._plan is None or self._plan[0] != changed:
+                self._plan = changed, plans.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as wrong:
+            raise BadInput(f"{self.run}: no run folder ({wrong}); name one that `disagg-launch up` or `submit` made") from None
+        return self._plan[1]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers, "rendered" if none ever ran.
+
+    `job` is what Slurm says of it.
+    """
+    if (run / "job.json").exists():
+        from disagg_launch.backends.slurm import jobs
+
+        return jobs.status_now(run)
+    found = _json(run / "state" / "status.json")
+    if found is None:
+        return {"state": "rendered"}
+    if found["state"] in LIVING:
+        try:
+            found["state"] = folder.call(str(run.resolve()), {"kind": "state"})["state"]
+        except BackendRefused:
+            found["state"] = "lost"
+    return found
+
+
+def _hosts(run: Path) -> tuple[str, ...]:
+    binding = bindings.load(str(run))
+    return binding.hosts if binding else ()
+
+
+def _json(path: Path) -> Optional[dict[str, Any]]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _figures(found: dict[str, Any], page: Optional[str]) -> Optional[Figures]:
+    """What the router's page says; None if there is no page, or none that can be read."""
+    url = (found.get("router") or {}).get("url")
+    if page is None and url and found["state"] in LIVING:
+        page = _asked(f"{url}/metrics")
+    try:
+        return figures.read(page) if page else None
+    except ValueError:
+        return None
+
+
+def _asked(url: str) -> Optional[str]:
+    import requests
+
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy would be asked for a machine that only this one can reach
+            answer = session.get(url, timeout=ANSWER_S)
+    except requests.RequestException:
+        return None
+    return answer.text if answer.ok else None
