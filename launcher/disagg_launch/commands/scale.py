@@ -9,12 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from disagg_launch.commands.run import LATEST, run_folder
-from disagg_launch.errors import BackendRefused, BadInput, NotReady
+from disagg_launch.errors import BackendRefused, BadInput, DoesNotFit, NotReady
+from disagg_launch.plan import PREFIX
 
 if TYPE_CHECKING:
     from disagg_launch.launch import Launch
@@ -25,6 +26,19 @@ POLL_S = 0.2
 
 INSTANCE = re.compile(r"(ctx|gen)\d+")
 drain_option = click.option("--drain", "drain_s", type=float, default=60, show_default=True, help="Seconds that requests under way get.")
+interrupt_option = click.option(
+    "--interrupt", is_flag=True, help="Replace even where a role falls below its minimal instances meanwhile: requests wait or are refused."
+)
+
+
+class Running(NamedTuple):
+    """A deployment that can change: its run folder, the topology it is to have, its plan and launch, and who is stopped."""
+
+    run: pathlib.Path
+    spec: Spec
+    plan: Plan
+    launch: Launch
+    resting: set[str]
 
 
 @click.command()
@@ -38,54 +52,67 @@ def scale(words: tuple[str, ...], drain_s: float) -> None:
     from disagg_launch.discovery import growth
 
     run, wishes = _run_and(words, lambda word: "=" in word)
-    spec, plan, launch = _deployment(run, None)
-    resting = set(_ask(run, {"kind": "progress"})["resting"])
-    running = {role: sum(i.role == role and i.name not in resting for i in plan.instances) for role in growth.ROLES}
-    change = growth.change(spec, plan, resting, growth.wishes(wishes, running))
-    _print_difference(plan, change.plan, change.starts, change.stops)
+    now = _deployment(run)
+    counts = {role: sum(i.role == role and i.name not in now.resting for i in now.plan.instances) for role in growth.ROLES}
+    change = growth.change(now.spec, now.plan, now.resting, growth.wishes(wishes, counts))
+    _print_difference(now.plan, change.plan, change.starts, change.stops)
     if change.starts or change.stops:
-        counts = {role: sum(i.role == role for i in change.plan.instances) for role in growth.ROLES}
-        files = _rendered(growth.resized(spec, plan, counts), change.plan, launch)
-        _carry_out(run, files, {"starts": change.starts, "stops": change.stops, "replaces": (), "drain_s": drain_s})
+        _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=change.stops)
 
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] INSTANCES...")
 @drain_option
-def restart(words: tuple[str, ...], drain_s: float) -> None:
-    """Restart INSTANCES (ctx0, gen1) of RUN [default: the latest] in turn: drained, stopped, started, healthy, then the next."""
+@interrupt_option
+def restart(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
+    """Restart INSTANCES (ctx0, gen1) of RUN [default: the latest] in turn: drained, stopped, started, healthy, then the next.
+
+    Where a role would fall below its minimal instances, another instance is started first and stands in.
+    """
     run, instances = _run_and(words, INSTANCE.fullmatch)
-    spec, plan, launch = _deployment(run, None)
-    _replace_in_turn(run, spec, plan, launch, _known(plan, instances), drain_s)
+    now = _deployment(run)
+    _replace_in_turn(now, _there(now, instances), now.spec, drain_s, interrupt)
 
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] SPEC")
 @drain_option
-def upgrade(words: tuple[str, ...], drain_s: float) -> None:
-    """Replace all instances of RUN [default: the latest] by those of SPEC (another model, other keys), one by one, in their places."""
+@interrupt_option
+def upgrade(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
+    """Replace all instances of RUN [default: the latest] by those of SPEC (another version, other keys), one by one, in their places.
+
+    Where a role would fall below its minimal instances, another instance of SPEC is started first and stands in.
+    """
+    from disagg_launch import spec as specs
+
     if len(words) > 2:
         raise BadInput(f"found {len(words)} words, needed SPEC, or RUN and SPEC")
-    run = run_folder(words[0]) if len(words) == 2 else LATEST
-    topology, plan, launch = _deployment(run, pathlib.Path(words[-1]))
-    resting = set(_ask(run, {"kind": "progress"})["resting"])
-    _replace_in_turn(run, topology, plan, launch, [i.name for i in plan.instances if i.name not in resting], drain_s)
+    now = _deployment(run_folder(words[0]) if len(words) == 2 else LATEST)
+    fresh = now._replace(spec=_changeable(specs.load(pathlib.Path(words[-1]))))
+    if any(now.spec.section(role).model != fresh.spec.section(role).model for role in PREFIX):
+        click.echo(
+            "another model: until all are replaced, a request may meet the old one in one role and the new one in the other", err=True
+        )
+    _replace_in_turn(fresh, [i.name for i in now.plan.instances if i.name not in now.resting], now.spec, drain_s, interrupt)
 
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] INSTANCES...")
 @drain_option
 def remove(words: tuple[str, ...], drain_s: float) -> None:
-    """Take INSTANCES out of RUN [default: the latest]: no new requests, gone from the front door and the metadata server, stopped."""
+    """Take INSTANCES out of RUN [default: the latest]: no new requests, gone from the front door and the metadata server, stopped.
+
+    Where a role would fall below its minimal instances, others are started first and take their place.
+    """
     from disagg_launch.discovery import growth
 
     run, instances = _run_and(words, INSTANCE.fullmatch)
-    spec, plan, launch = _deployment(run, None)
-    names = _known(plan, instances)
-    resting = {*_ask(run, {"kind": "progress"})["resting"], *names}
-    for role in growth.ROLES:
-        growth.check(spec, role, sum(i.role == role and i.name not in resting for i in plan.instances))
-    _carry_out(run, _rendered(_same_size(spec, plan), plan, launch), {"starts": (), "stops": names, "replaces": (), "drain_s": drain_s})
+    now = _deployment(run)
+    names = _there(now, instances)
+    change = growth.without(now.spec, now.plan, now.resting, names, True, _minimal(now.spec))
+    if change.starts:
+        click.echo(f"{', '.join(change.starts)} is started first, so that enough go on serving", err=True)
+    _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=names)
 
 
 def _run_and(words: Sequence[str], is_other: Callable[[str], object]) -> tuple[pathlib.Path, tuple[str, ...]]:
@@ -96,15 +123,29 @@ def _run_and(words: Sequence[str], is_other: Callable[[str], object]) -> tuple[p
     return run, rest
 
 
-def _replace_in_turn(run: pathlib.Path, spec: Spec, plan: Plan, launch: Launch, names: Sequence[str], drain_s: float) -> None:
-    for role in {plan.instance(name).role for name in names}:
-        if sum(i.role == role for i in plan.instances) == 1:
-            click.echo(f"there is only one {role} instance: requests wait until it is back", err=True)
-    _carry_out(run, _rendered(_same_size(spec, plan), plan, launch), {"starts": (), "stops": (), "replaces": names, "drain_s": drain_s})
+def _replace_in_turn(fresh: Running, names: Sequence[str], serving: Spec, drain_s: float, interrupt: bool) -> None:
+    """Replace `names` by those of `fresh`, while the front door of the topology `serving` keeps its minimal instances."""
+    from disagg_launch.discovery import growth
+
+    _check_sizes(fresh)
+    least = dict.fromkeys(growth.ROLES, 0) if interrupt else _minimal(serving)
+    try:
+        change = growth.without(fresh.spec, fresh.plan, fresh.resting, names, False, least)
+    except DoesNotFit as wrong:
+        raise DoesNotFit(f"{wrong}, or let requests wait or be refused meanwhile with --interrupt") from None
+    if change.starts:
+        click.echo(f"{', '.join(change.starts)} stands in while others are replaced", err=True)
+    _carry_out(fresh._replace(plan=change.plan), drain_s, starts=change.starts, replaces=names, stops=change.starts)
 
 
-def _deployment(run: pathlib.Path, spec: pathlib.Path | None) -> tuple[Spec, Plan, Launch]:
-    """The topology (another one's, if `spec` is given), plan and launch of a run folder. BadInput if it is none that can change."""
+def _minimal(spec: Spec) -> dict[str, int]:
+    from disagg_launch.discovery import growth
+
+    return {role: growth.minimal(spec, role) for role in growth.ROLES}
+
+
+def _deployment(run: pathlib.Path) -> Running:
+    """The deployment in a run folder, as it is. BadInput if it is none that can change, BackendRefused if it is not up."""
     from disagg_launch import launch as launches
     from disagg_launch import plan as plans
     from disagg_launch import spec as specs
@@ -114,57 +155,65 @@ def _deployment(run: pathlib.Path, spec: pathlib.Path | None) -> tuple[Spec, Pla
         launch = launches.from_json((run / "launch.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as wrong:
         raise BadInput(f"{run}: no run folder ({wrong}); name the one of a running deployment") from None
-    topology = specs.load(spec or run / "spec.yaml")
-    if topology.router.name != "builtin" and topology.disagg_cluster is None:
-        raise BadInput(f"router.name {topology.router.name}: its list of servers is fixed; use the router `builtin` or a `disagg_cluster`")
+    topology = _changeable(specs.load(run / "spec.yaml"))
     if len(launch.starts) != len(plan.instances):
         raise BadInput(f"{run}: all instances are one step; only a deployment with one step per instance can change")
-    return topology, plan, launch
+    return Running(run, topology, plan, launch, set(_ask(run, {"kind": "progress"})["resting"]))
 
 
-def _same_size(spec: Spec, plan: Plan) -> Spec:
-    """The spec with the plan's counts; BadInput if its instances have another shape."""
-    from disagg_launch.discovery import growth
+def _changeable(topology: Spec) -> Spec:
+    if topology.router.name != "builtin" and topology.disagg_cluster is None:
+        raise BadInput(f"router.name {topology.router.name}: its list of servers is fixed; use the router `builtin` or a `disagg_cluster`")
+    return topology
 
-    for one in plan.instances:
-        if spec.section(one.role).size != one.size:
+
+def _check_sizes(now: Running) -> None:
+    """BadInput if the topology's instances have another shape than the plan's."""
+    for one in now.plan.instances:
+        if now.spec.section(one.role).size != one.size:
             raise BadInput(
-                f"{one.name} has {one.size} ranks, the file wants {spec.section(one.role).size}: start another deployment for that"
+                f"{one.name} has {one.size} ranks, the file wants {now.spec.section(one.role).size}: start another deployment for that"
             )
-    return growth.resized(spec, plan, {role: sum(i.role == role for i in plan.instances) for role in growth.ROLES})
 
 
-def _known(plan: Plan, names: Sequence[str]) -> list[str]:
-    there = [one.name for one in plan.instances]
+def _there(now: Running, names: Sequence[str]) -> list[str]:
+    """The names, each once. BadInput for one that does not run."""
+    known = [one.name for one in now.plan.instances]
     for name in names:
-        if name not in there:
-            raise BadInput(f"{name}: no such instance; there are {', '.join(there)}")
+        if name not in known:
+            raise BadInput(f"{name}: no such instance; there are {', '.join(known)}")
+        if name in now.resting:
+            raise BadInput(f"{name}: it is stopped; `disagg-launch scale {name[:3]}=+1` starts one again")
     return list(dict.fromkeys(names))
 
 
-def _rendered(spec: Spec, plan: Plan, launch: Launch) -> list[Any]:
-    """The run folder's files for a plan, but for the program that runs there already."""
+def _rendered(now: Running) -> list[Any]:
+    """The run folder's files for the plan there is to be, but for the program that runs there already."""
     from disagg_launch import render
+    from disagg_launch.discovery import growth
 
-    python = "python3" if launch.backend == "slurm" else sys.executable
-    return [one for one in render.render(spec, plan, launch.backend, python) if one.path != "runtime.pyz"]
+    counts = {role: sum(i.role == role for i in now.plan.instances) for role in growth.ROLES}
+    spec, backend = growth.resized(now.spec, now.plan, counts), now.launch.backend
+    python = "python3" if backend == "slurm" else sys.executable
+    return [one for one in render.render(spec, now.plan, backend, python) if one.path != "runtime.pyz"]
 
 
-def _carry_out(run: pathlib.Path, files: Sequence[Any], change: dict[str, Any]) -> None:
-    """Put the files beside the run folder's, have the gateway do it, and wait. NotReady when some of it failed."""
-    fresh = run / "state" / f"change.{os.getpid()}"
-    for one in files:
+def _carry_out(now: Running, drain_s: float, starts: Sequence[str] = (), replaces: Sequence[str] = (), stops: Sequence[str] = ()) -> None:
+    """Put the new plan's files beside the run folder's, have the gateway do it in this order, and wait. NotReady when some of it failed."""
+    fresh = now.run / "state" / f"change.{os.getpid()}"
+    for one in _rendered(now):
         path = fresh / one.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.text if isinstance(one.text, bytes) else one.text.encode())
         path.chmod(one.mode)
-    answer = _ask(run, {"kind": "change", "folder": fresh.name, **change})
+    change = {"starts": starts, "replaces": replaces, "stops": stops, "drain_s": drain_s}
+    answer = _ask(now.run, {"kind": "change", "folder": fresh.name, **change})
     if "refused" in answer:
         raise BackendRefused(f"the gateway refused: {answer['refused']}")
-    while (now := _ask(run, {"kind": "progress"}))["busy"]:
+    while (seen := _ask(now.run, {"kind": "progress"}))["busy"]:
         time.sleep(POLL_S)
-    if now["problems"]:
-        raise NotReady("\n".join(now["problems"]))
+    if seen["problems"]:
+        raise NotReady("\n".join(seen["problems"]))
 
 
 def _ask(run: pathlib.Path, message: dict[str, Any]) -> dict[str, Any]:

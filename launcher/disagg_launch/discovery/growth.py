@@ -58,7 +58,8 @@ def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int
     for role in ROLES:
         names = [one.name for one in plan.instances if one.role == role]
         running = [name for name in names if name not in asleep]
-        check(spec, role, wanted[role])
+        if names or wanted[role]:
+            check(spec, role, wanted[role])
         more = wanted[role] - len(running)
         stops += running[wanted[role] :]
         woken = [name for name in names if name in asleep][: max(0, more)]
@@ -66,6 +67,29 @@ def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int
         counts[role] = len(names) + fresh
         starts += [*woken, *(f"{PREFIX[role]}{len(names) + i}" for i in range(fresh))]
     return Change(grown(spec, plan, counts), tuple(starts), tuple(reversed(stops)))
+
+
+def without(spec: Spec, plan: Plan, resting: Iterable[str], names: Sequence[str], at_once: bool, least: dict[str, int]) -> Change:
+    """The plan with those who have to stand in (`starts`) so that no role falls below `least` while `names` are away.
+
+    They are away all `at_once`, or one after the other. DoesNotFit when there is no room for somebody to stand in.
+    """
+    asleep = set(resting)
+    running = [one for one in plan.instances if one.name not in asleep]
+    wanted = {}
+    for role in ROLES:
+        there = sum(one.role == role for one in running)
+        going = sum(one.role == role and one.name in names for one in running)
+        away = going if at_once else min(1, going)
+        wanted[role] = there + max(0, min(least[role], there) - (there - away))
+    try:
+        return change(spec, plan, asleep, wanted)
+    except DoesNotFit as wrong:
+        need = ", ".join(f"{least[role]} {role}" for role in ROLES)
+        raise DoesNotFit(
+            f"{', '.join(names)}: {need} instances have to go on serving, and there is no room for one more to stand in ({wrong}); make"
+            " room (`scale` another role down, more nodes or GPUs in the file), or lower minimal_instances"
+        ) from None
 
 
 def grown(spec: Spec, plan: Plan, counts: dict[str, int]) -> Plan:
@@ -118,11 +142,15 @@ def _renumbered(row: Rank, number: int) -> Rank:
     return replace(row, rank=number)
 
 
+def minimal(spec: Spec, role: str) -> int:
+    """Below how many running instances of a role the front door is not ready."""
+    if spec.disagg_cluster is None:
+        return 1
+    return max(1, int(getattr(spec.disagg_cluster.minimal_instances, f"{role}_servers")))
+
+
 def check(spec: Spec, role: str, count: int) -> None:
     """BadInput if `count` running instances of a role are too few for the front door to be ready."""
-    least = 1
-    if spec.disagg_cluster:
-        least = max(least, getattr(spec.disagg_cluster.minimal_instances, f"{role}_servers"))
-    if count < least:
-        text = f"the front door is not ready below {least}; ask for more, or stop everything with `down`"
+    if count < minimal(spec, role):
+        text = f"the front door is not ready below {minimal(spec, role)}; ask for more, or stop everything with `down`"
         raise BadInput(f"{PREFIX[role]}={count}: {text}")

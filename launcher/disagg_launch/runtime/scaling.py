@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 ANSWER_S = 5.0
+ROUTED_S = 60.0
+"""A healthy instance is in the router's list after a probe or two, or a registration; much later is never."""
 KV_S = 1.0
 """A context worker without requests lives so much longer: what it computed last is perhaps still being fetched."""
 
@@ -75,12 +77,13 @@ class Scaling:
         gateway, drain_s = self._gateway, float(message.get("drain_s", 60))
         try:
             await asyncio.gather(*(self._begin(gateway.fleet.records[name]) for name in message["starts"]))
-            for name in message["stops"]:
-                await self._end(gateway.fleet.records[name], drain_s)
             for name in message["replaces"]:
                 if not self._problems:  # whoever follows would meet the same
                     await self._end(gateway.fleet.records[name], drain_s)
                     await self._begin(gateway.fleet.records[name])
+            # last, so that who was started to stand in does; and not at all when who should take over is not there
+            for name in () if self._problems else message["stops"]:
+                await self._end(gateway.fleet.records[name], drain_s)
         except Exception as wrong:
             self._problems.append(f"the gateway failed ({wrong!r}): see logs/gateway.log")
             raise
@@ -97,6 +100,7 @@ class Scaling:
                 await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
                 self.resting.discard(one.name)
                 await gateway.repair.until_healthy(one)
+                await self._routed(one)
             except BackendRefused as refused:
                 one.end(str(refused), gateway.loop.time())
             if one.ended:
@@ -142,16 +146,33 @@ class Scaling:
                 return active
             await asyncio.sleep(LOOK_S)
 
+    async def _routed(self, one: Record) -> None:
+        """Wait until the router sends requests to a healthy instance; the end of the instance if it does not."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ROUTED_S
+        while not one.ended and not self._gateway.fleet.stopping:
+            rows = await loop.run_in_executor(None, self._rows, one, "/cluster_info")
+            if any(row.get("state", "ready") == "ready" for row in rows):
+                return
+            if loop.time() > deadline:
+                one.end(f"healthy, but the router did not take it in within {ROUTED_S:g} s", loop.time())
+            await asyncio.sleep(LOOK_S)
+
     def _active(self, one: Record) -> int:
         """Requests that the router has given the instance; 0 when the router knows no such worker."""
+        return sum(row.get("active", 0) for row in self._rows(one, "/admin/workers"))
+
+    def _rows(self, one: Record, path: str) -> List[Message]:
+        """What the router says of the instance; nothing when the router is not there, and then it gives nobody requests."""
         router = self._gateway.fleet.router
         connection = http.client.HTTPConnection(router.host, router.port, timeout=ANSWER_S)
         try:
-            connection.request("GET", "/admin/workers", headers={"Authorization": f"Bearer {self._gateway.token}"})
-            rows = json.loads(connection.getresponse().read())
-            return sum(row["active"] for row in rows if (row["host"], row["port"]) == (one.host, one.port))
-        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-            return 0  # a router that is not there gives nobody requests
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.token}"})
+            told = json.loads(connection.getresponse().read())
+            rows = told if isinstance(told, list) else [row for rows in told["current_workers"].values() for row in rows]
+            return [row for row in rows if (row["host"], row["port"]) == (one.host, one.port)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
+            return []
         finally:
             connection.close()
 

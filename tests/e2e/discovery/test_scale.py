@@ -63,15 +63,15 @@ def command(*words: object) -> Done:
 class Deployment:
     """`disagg-launch up` of a topology, and its run folder."""
 
-    def __init__(self, folder: pathlib.Path, discovers: bool, model: str = "random:7") -> None:
+    def __init__(self, folder: pathlib.Path, discovers: bool, cluster: dict[str, int]) -> None:
         self.folder, self.run = folder, folder / "run"
         self.port = free_block()
         self.topology = {
             "name": "grows",
-            "model": model,
+            "model": "random:7",
             "engine": {"name": "reference"},
             "port": self.port,
-            "cluster": {"gpus_per_node": 4, "base_port": self.port + 1},
+            "cluster": {"gpus_per_node": 4, **cluster, "base_port": self.port + 1},
             "context_servers": {"num_instances": 1},
             "generation_servers": {"num_instances": 1},
         }
@@ -98,6 +98,11 @@ class Deployment:
         """The instances that are healthy, as the gateway says."""
         found = json.loads(command("status", self.run, "--json").stdout)
         return {one["name"] for one in found["instances"] if one["stage"] == "healthy"}
+
+    def pids(self) -> set[int]:
+        """The processes of all ranks."""
+        found = json.loads(command("status", self.run, "--json").stdout)
+        return {rank["pid"] for one in found["instances"] if one["name"] not in found["resting"] for rank in one["ranks"]}
 
     def close(self) -> None:
         """End it in order."""
@@ -142,12 +147,12 @@ class Load:
 
 
 @pytest.fixture
-def start(tmp_path: pathlib.Path) -> Iterator[Callable[[bool], Deployment]]:
+def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Deployment]]:
     """Starts one context and one generation server of the embedded engine; with True, they make themselves known."""
     made: list[Deployment] = []
 
-    def begin(discovers: bool) -> Deployment:
-        made.append(Deployment(tmp_path, discovers))
+    def begin(discovers: bool, cluster: dict[str, int] = {}) -> Deployment:  # noqa: B006
+        made.append(Deployment(tmp_path, discovers, cluster))
         return made[-1]
 
     yield begin
@@ -188,7 +193,8 @@ def test_one_by_one_and_what_cannot_be(start: Callable[[bool], Deployment]) -> N
         assert command("scale", deployment.run, *words).returncode == 2
     assert command("remove", deployment.run, "gen7").returncode == 2
     assert command("remove", deployment.run, "gen0").returncode == 0
-    assert command("remove", deployment.run, "gen1").returncode == 2
+    assert command("remove", deployment.run, "gen0").returncode == 2
+    assert command("restart", deployment.run, "gen0").returncode == 2
     assert deployment.serving() == {"ctx0", "gen1"}
     assert deployment.say(PROMPTS[0]) == before
     bad = command(
@@ -196,7 +202,49 @@ def test_one_by_one_and_what_cannot_be(start: Callable[[bool], Deployment]) -> N
     )
     assert bad.returncode == 2
     assert command("upgrade", deployment.run, deployment.write("other.yaml", model="random:9")).returncode == 0
-    assert deployment.say(PROMPTS[0]) != before
+    other = deployment.say(PROMPTS[0])
+    assert other != before
     broken = command("upgrade", deployment.run, deployment.write("broken.yaml", model="no-such-model"))
     assert broken.returncode == 5
-    assert "ctx0 did not come up" in broken.stderr
+    assert "ctx1 did not come up" in broken.stderr
+    assert deployment.say(PROMPTS[0]) == other  # who should have stood in did not, so nobody was touched
+
+
+@pytest.mark.parametrize("discovers", [False, True], ids=["static", "cluster"])
+def test_the_only_ones_are_replaced_and_nobody_notices(start: Callable[[bool], Deployment], discovers: bool) -> None:
+    """One instance of each role, and at least one of each has to serve: another stands in, under load, without a failed request."""
+    deployment = start(discovers)
+    right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
+    pids = deployment.pids()
+    with Load(deployment) as load:
+        load.more(5)
+        restarted = command("restart", deployment.run, "ctx0", "gen0")
+        assert restarted.returncode == 0, restarted.stderr
+        assert "ctx1, gen1 stands in" in restarted.stderr
+        assert deployment.serving() == {"ctx0", "gen0"}
+        upgraded = command("upgrade", deployment.run, deployment.write("other.yaml", max_batch_size=7))
+        assert upgraded.returncode == 0, upgraded.stderr
+        assert deployment.serving() == {"ctx0", "gen0"}
+        removed = command("remove", deployment.run, "gen0")
+        assert removed.returncode == 0, removed.stderr
+        assert "gen1 is started first" in removed.stderr
+        load.more(10)
+    assert load.failures == []
+    assert load.texts == right
+    assert deployment.serving() == {"ctx0", "gen1"}
+    assert not pids & deployment.pids()
+
+
+def test_without_room_to_stand_in_nothing_is_touched(start: Callable[..., Deployment]) -> None:
+    deployment = start(True, cluster={"nodes": 1, "gpus_per_node": 2})
+    pids = deployment.pids()
+    other = deployment.write("other.yaml", max_batch_size=7)
+    for words in (["restart", deployment.run, "gen0"], ["remove", deployment.run, "gen0"], ["upgrade", deployment.run, other]):
+        refused = command(*words)
+        assert refused.returncode == 3, refused.stderr
+        assert "no room for one more to stand in" in refused.stderr
+        assert ("--interrupt" in refused.stderr) == (words[0] != "remove")
+    assert deployment.pids() == pids
+    assert command("restart", deployment.run, "gen0", "--interrupt").returncode == 0
+    assert deployment.pids() != pids
+    until(lambda: deployment.say(PROMPTS[0]), "an answer")

@@ -87,3 +87,31 @@ def test_whatever_is_wished_nobody_moves(wishes: list[tuple[int, int]], tp: int)
         ports = [one.port for one in plan.instances]
         assert len(set(ports)) == len(ports)
         assert [row.rank for row in plan.ranks] == list(range(len(seats)))
+
+
+def one_by_one(topo: Spec, plan: Plan, resting: list[str], names: list[str], least: int = 1) -> tuple[str, ...]:
+    return growth.without(topo, plan, resting, names, False, dict.fromkeys(growth.ROLES, least)).starts
+
+
+def test_who_stands_in() -> None:
+    topo, plan = topology(context=1, generation=2)
+    assert one_by_one(topo, plan, [], ["gen0", "gen1"]) == ()
+    assert one_by_one(topo, plan, ["gen1"], ["gen0"]) == ("gen1",)
+    assert one_by_one(topo, plan, [], ["ctx0", "gen0"]) == ("ctx1",)
+    assert one_by_one(topo, plan, [], ["ctx0", "gen0"], least=2) == ("ctx1", "gen2")
+    assert one_by_one(topo, plan, [], ["ctx0", "gen0"], least=0) == ()
+    all_at_once = growth.without(topo, plan, [], ["gen0", "gen1"], True, {CONTEXT: 1, GENERATION: 2})
+    assert all_at_once.starts == ("gen2", "gen3")
+    assert len(all_at_once.plan.instances) == 5
+
+
+def test_nobody_stands_in_where_there_is_no_room() -> None:
+    topo, plan = topology(cluster="nodes: 1, gpus_per_node: 2")
+    with pytest.raises(DoesNotFit, match="gen0: 1 context, 1 generation instances have to go on serving"):
+        one_by_one(topo, plan, [], ["gen0"])
+
+
+def test_a_role_without_instances_needs_none() -> None:
+    topo, plan = topology(context=0, generation=1)
+    assert growth.change(topo, plan, [], {CONTEXT: 0, GENERATION: 2}).starts == ("gen1",)
+    assert one_by_one(topo, plan, [], ["gen0"]) == ("gen1",)
