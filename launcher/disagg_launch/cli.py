@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "lint": ("lint", "lint", "Say what is wrong before anything is submitted."),
     "schema": ("lint", "schema", "Print the JSON Schema of the topology file."),
     "import": ("lint", "import_", "Turn a TensorRT-LLM, srt-slurm or aiconfigurator file into a topology file."),
+    "rehearse": ("rehearse", "rehearse", "Launch it with featherweight workers on this machine, and have things go wrong."),
     "render": ("run", "render", "Write the run folder and start nothing."),
     "up": ("run", "up", "Render, start, wait until ready, open the router."),
     "down": ("run", "down", "Stop a running deployment in order."),

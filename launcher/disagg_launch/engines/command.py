@@ -53,6 +53,11 @@ def check(spec: Spec, plan: Plan) -> tuple[Complaint, ...]:
     return ()
 
 
+def plain(word: str) -> str:
+    """The word as it has to be written in a template to stay as it is."""
+    return word.replace("{", "{{").replace("}", "}}")
+
+
 def parse(word: str, known: set[str], where: str, given: Mapping[str, str] = MappingProxyType({}), default: str = "") -> Text:
     """The word with each `{what}` or `{instance.what}` as a Ref and each name in `given` as its value.
 

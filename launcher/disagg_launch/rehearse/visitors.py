@@ -1,0 +1,87 @@
+"""Requests to a deployment under rehearsal, at a steady pace, each told apart: right, an explicit error, wrong, or hanging."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import requests
+
+from disagg_launch.rehearse.worker import expected
+
+RIGHT, ERROR, WRONG, HUNG = ENDS = ("right", "error", "wrong", "hung")
+PATIENCE_S = 30.0
+MOST_AT_ONCE = 64
+TOKENS = 12
+
+
+def visit(url: str, rate_per_s: float, over: Callable[[], bool]) -> tuple[dict[str, int], list[str]]:
+    """How many requests ended how, and what the first few that were not right said; back when `over()` and all have ended."""
+    counts: collections.Counter[str] = collections.Counter(dict.fromkeys(ENDS, 0))
+    told: list[str] = []
+    guard = threading.Lock()
+
+    def one(number: int) -> None:
+        end, said = ask(url, number)
+        with guard:
+            counts[end] += 1
+            if end != RIGHT and len(told) < 5:
+                told.append(f"request {number} {end}: {said}")
+
+    with concurrent.futures.ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        began, number = time.monotonic(), 0
+        while not over():
+            if rate_per_s and number < (time.monotonic() - began) * rate_per_s:
+                pool.submit(one, number)
+                number += 1
+            else:
+                time.sleep(0.01)
+    return dict(counts), told
+
+
+def ask(url: str, number: int) -> tuple[str, str]:
+    """How request `number` ended, and what was said: streams and whole answers, chat and completions, take turns."""
+    chat, stream = number % 2 == 0, number % 4 < 2
+    prompt = f"rehearsal {number}"
+    words = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+    body = {"model": "rehearsal", "max_tokens": TOKENS, "stream": stream, **words}
+    try:
+        with requests.post(f"{url}/v1/{'chat/' if chat else ''}completions", json=body, stream=stream, timeout=PATIENCE_S) as answer:
+            if answer.status_code != 200:
+                return ERROR, answer.text[:200]
+            text = _streamed(answer) if stream else _text(answer.json()["choices"][0])
+    except requests.exceptions.ChunkedEncodingError:
+        return WRONG, "the stream was cut without a word"
+    except requests.Timeout:
+        return HUNG, f"no answer within {PATIENCE_S:g} s"
+    except requests.RequestException as wrong:
+        return ERROR, str(wrong)[:200]
+    except _ErrorEvent as told:
+        return ERROR, str(told)
+    return (RIGHT, "") if text == expected(words.get("prompt") or words["messages"], TOKENS) else (WRONG, repr(text))
+
+
+class _ErrorEvent(Exception):
+    """The stream ended with an error that says so."""
+
+
+def _streamed(answer: requests.Response) -> str:
+    """The text of a stream; cut short without a word it is simply too short, which is wrong."""
+    text, done = "", False
+    for line in answer.iter_lines():
+        done = done or line == b"data: [DONE]"
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise _ErrorEvent(str(event["error"])[:200])
+            text += "".join(_text(choice) for choice in event["choices"])
+    return text if done else text + " (cut)"
+
+
+def _text(choice: dict[str, object]) -> str:
+    said = choice.get("message") or choice.get("delta") or {}
+    return str(choice.get("text") or (said.get("content") if isinstance(said, dict) else "") or "")
