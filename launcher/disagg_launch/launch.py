@@ -85,6 +85,7 @@ class Router:
 
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
     by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
+    `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
     """
 
     argv: tuple[Text, ...]
@@ -96,6 +97,7 @@ class Router:
     stop: tuple[str, ...] = ()
     early: bool = False
     drain_s: float = 0.0
+    metrics: str = ""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, 
         argv = (*argv, "--metadata_server_config_file", (Ref("run"), "/" + METADATA_CONFIG))
     made = Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
     # a worker that registers before its port accepts tries until it is taken
-    return replace(made, early=engine.JOINS == "openly" and served(spec)), files
+    return replace(made, metrics="/metrics", early=engine.JOINS == "openly" and served(spec)), files
 
 
 def _command(spec: Spec, plan: Plan) -> Router:

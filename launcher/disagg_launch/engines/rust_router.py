@@ -56,5 +56,8 @@ def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], 
     # both parse an address, not a name
     host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
     start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
-    options = flags.words({**_options(spec), **spec.router.options})
-    return Router((*start, *argv, *options), dict(spec.router.env), host, spec.port, spec.router.health or health)
+    options = {**_options(spec), **spec.router.options}
+    words = (*start, *argv, *flags.words(options))
+    return Router(
+        words, dict(spec.router.env), host, spec.port, spec.router.health or health, metrics=f":{options['prometheus_port']}/metrics"
+    )

@@ -120,7 +120,8 @@ def router(spec: Spec, plan: Plan) -> tuple[Router, Mapping[str, Text]]:
     environ.update(spec.router.env)
     # a worker registers before its port accepts, and tries until it is taken
     early = bool(spec.disagg_cluster and not spec.disagg_cluster.cluster_uri.startswith("etcd://"))
-    return Router(tuple(argv), environ, spec.hostname, spec.port, spec.router.health or "/health", early=early), made
+    health = spec.router.health or "/health"
+    return Router(tuple(argv), environ, spec.hostname, spec.port, health, early=early, metrics="/prometheus/metrics"), made
 
 
 def prepare(spec: Spec) -> tuple[run_files.File, ...]:

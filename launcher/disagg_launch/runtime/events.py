@@ -19,6 +19,7 @@ Ranks are global numbers. A stage that was reached and left between two looks (1
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -34,17 +35,21 @@ class Events:
     def __init__(self, run: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(os.path.join(run, "state", "events.jsonl"), flags, 0o600)
-        self._began_s = time.time()
+        self.began_at = time.time()
         self._clock_s = time.monotonic()
+        self.counts: Dict[Tuple[str, str], int] = collections.Counter()
+        """How often what was told: by event, and by its `ok`, its `state` or else its instance."""
         self._told: Dict[str, Tuple[int, str]] = {}
         self._ended: Dict[str, int] = {}
 
-    def tell(self, event: str, text: str = "", instance: str = "", at_s: Optional[float] = None, **more: Any) -> None:
-        """Append one line; `at_s` for what happened before it was known. A full disk must not end a deployment that serves."""
-        t_s = time.monotonic() - self._clock_s if at_s is None else at_s - self._began_s
-        told = {"at": round(self._began_s + t_s, 4), "t": round(t_s, 4), "event": event, "instance": instance, "text": text, **more}
+    def tell(self, event: str, text: str = "", instance: str = "", at_s: Optional[float] = None, **more: Any) -> float:
+        """Append one line; its `t`. `at_s` for what happened before it was known. A full disk must not end a deployment that serves."""
+        t_s = time.monotonic() - self._clock_s if at_s is None else at_s - self.began_at
+        told = {"at": round(self.began_at + t_s, 4), "t": round(t_s, 4), "event": event, "instance": instance, "text": text, **more}
+        self.counts[event, str(more.get("ok", more.get("state", instance)))] += 1
         with contextlib.suppress(OSError):
             os.write(self._file, json.dumps(told, separators=(",", ":")).encode() + b"\n")
+        return t_s
 
     def follow(self, records: Iterable[Record]) -> None:
         """Tell what has changed in the records since the last call: stages and ends."""

@@ -20,12 +20,13 @@ from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import allocation, bootstrap, causes, folder
+from disagg_launch.runtime import allocation, bootstrap, causes, exposition, folder
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
 from disagg_launch.runtime.events import Events
+from disagg_launch.runtime.exposition import Exposition
 from disagg_launch.runtime.fleet import ROUTER, Fleet
 from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
@@ -56,6 +57,8 @@ class Gateway:
         self.scaling = Scaling(self)
         self.lookout = Lookout(self)
         self.events = Events(run)
+        self.exposition = Exposition(lambda: exposition.page(self.status(), self.events.counts, self.events.began_at, self.ready_s))
+        self.ready_s = 0.0
         self.address = ""
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -95,6 +98,8 @@ class Gateway:
         self._claim_router_port()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
+        await self.exposition.open(self.listen)
+        exposition.write_targets(self.run, self.figures(), plan.name)
         folder.write_state(self.run, self.token, self.address)
         folder.write_bound(self.run, self.plan, self.launch, self.fleet.binding)
         self.warden = folder.post_warden(self.life, self.launch.policy.grace_s)
@@ -155,7 +160,7 @@ class Gateway:
             if verdict.state == READY:
                 self.state = "ready"
                 self._save(final=True)
-                self.events.tell("router", "the front door is open", ROUTER, stage="open")
+                self.ready_s = self.events.tell("router", "the front door is open", ROUTER, stage="open")
                 self.board.ready(f"http://{self.fleet.router.host}:{self.fleet.router.port}")
             if verdict.state != WAIT:
                 return verdict
@@ -219,7 +224,12 @@ class Gateway:
             "router": self.fleet.router.as_dict(),
             "instances": [one.as_dict() for one in self.fleet.records.values()],
             "resting": sorted(self.scaling.resting),
+            "metrics": self.figures(),
         }
+
+    def figures(self) -> Dict[str, str]:
+        """Where figures for Prometheus are: this gateway's and the router's."""
+        return exposition.addresses(self.exposition.url, self.launch.router, self.fleet.router.host)
 
     def _announce(self, verdict: Verdict) -> None:
         """The verdict in words and in state/verdict.json: what happened, the last lines of the log, a likely cause and one thing to do."""
@@ -244,6 +254,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await self.desk.close()
+        await self.exposition.close()
+        exposition.withdraw(self.run)
 
     def _finish(self, verdict: Verdict) -> None:
         self.state = verdict.state

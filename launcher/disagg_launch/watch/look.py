@@ -98,9 +98,9 @@ def _json(path: Path) -> Optional[dict[str, Any]]:
 
 def _figures(found: dict[str, Any], page: Optional[str]) -> Optional[Figures]:
     """What the router's page says; None if there is no page, or none that can be read."""
-    url = (found.get("router") or {}).get("url")
+    url = (found.get("metrics") or {}).get("router")
     if page is None and url and found["state"] in LIVING:
-        page = _asked(f"{url}/metrics")
+        page = _asked(url)
     try:
         return figures.read(page) if page else None
     except ValueError:
