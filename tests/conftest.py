@@ -69,3 +69,11 @@ def routers():
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     make = [sys.executable, "-m", "venv", str(folder)]
     return fetched(folder, make, [*pip, "sglang-router==0.3.2", "vllm-router==0.1.17"]) / "bin"
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """The folder of a real `ray` and its interpreter: an environment of its own, whose other programs nobody should find."""
+    folder = ROOT / ".venv-ray"
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    return fetched(folder, [sys.executable, "-m", "venv", str(folder)], [*pip, "ray==2.60.0"]) / "bin"

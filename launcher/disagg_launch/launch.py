@@ -46,6 +46,7 @@ class Worker:
     instance's communicator; `argv` is then (interpreter, "-m", module, *arguments).
     `followers`: further words for every task but the instance's first.
     `world`: which ranks the engine wants to find in its MPI world: the "instance"'s own, all of the "plan", or "" (it does not look).
+    `apart`: why the instance's nodes have to be machines of their own; "" if they need not.
     """
 
     instance: str
@@ -59,6 +60,7 @@ class Worker:
     in_process: str = ""
     followers: tuple[Text, ...] = ()
     world: str = ""
+    apart: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,15 @@ class Router:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Seconds. `limit_s`: from start to ready; `interval_s`: between two probes of one instance; `probe_s`: one probe's patience."""
+    """Seconds. `limit_s`: from start to ready; `interval_s`: between two probes of one instance; `probe_s`: one probe's patience.
+
+    `limit_why`: the sum that limit_s came from, for people.
+    """
 
     limit_s: float = 600.0
     interval_s: float = 0.5
     probe_s: float = 2.0
+    limit_why: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from disagg_launch import backends, engines, launch, plan, routers, zipapp
 from disagg_launch.discovery import planned
+from disagg_launch.engines import startup
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 
-def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[File, ...]:
+def render(
+    spec: Spec, layout: plan.Plan, backend: str, python: str, weights: startup.Weights = startup.nothing_at_hand
+) -> tuple[File, ...]:
     """Every file of the run folder. `python` is the interpreter on the nodes unless the spec names one.
+
+    `weights(model)` is the size of a model's weights in bytes, 0 where it is not known; with it the time to become ready is reckoned.
 
     BadInput, DoesNotFit or BackendRefused when the spec cannot be carried out as asked.
     """
@@ -27,6 +32,7 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
     give = backends.load(backend)
     hostname = spec.hostname if "hostname" in spec.model_fields_set else give.LISTEN
     spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"python": python}), "hostname": hostname})
+    spec, limit = startup.timed(spec, layout.node_count, weights)
     engine = engines.load(spec.engine.name)
     workers = tuple(_worker(spec, layout, one, engine) for one in layout.instances)
     router, router_files = routers.router(spec, layout, python)
@@ -39,7 +45,7 @@ def render(spec: Spec, layout: plan.Plan, backend: str, python: str) -> tuple[Fi
         workers=workers,
         router=give.router(spec, router),
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
-        readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s),
+        readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s, limit_why=limit.why),
         policy=launch.Policy(**spec.restart.model_dump()),
     )
     return (

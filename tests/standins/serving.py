@@ -57,9 +57,9 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def start(argv: list[str]) -> subprocess.Popen[bytes]:
-    """`argv` as a child that gets our TERM and INT; without the launcher's MPI variables."""
-    child = subprocess.Popen(argv, env=without_mpi(), preexec_fn=die_with_parent)
+def start(argv: list[str], **environ: str) -> subprocess.Popen[bytes]:
+    """`argv` as a child that gets our TERM and INT; without the launcher's MPI variables, with `environ`."""
+    child = subprocess.Popen(argv, env={**without_mpi(), **environ}, preexec_fn=die_with_parent)
 
     def pass_on(number: int, frame: Optional[FrameType]) -> None:
         child.send_signal(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import uuid
 from argparse import Namespace
@@ -15,10 +16,8 @@ import flag_table
 import serving
 import side_channel
 
-CONNECTORS = (
-    "ExampleConnector", "LMCacheConnectorV1", "LMCacheMPConnector", "NixlConnector", "NixlPullConnector", "NixlPushConnector",
-    "MultiConnector", "MoRIIOConnector", "OffloadingConnector", "DecodeBenchConnector", "MooncakeConnector", "P2pNcclConnector",
-)  # fmt: skip
+# those of the version that the flag table is of, and one that older versions have
+CONNECTORS = (*json.loads((flag_table.TABLES / "vllm.json").read_text())["connectors"], "P2pNcclConnector")
 TRANSFER_KEYS = {
     "kv_connector", "engine_id", "kv_buffer_device", "kv_role", "kv_port", "kv_connector_extra_config", "kv_connector_module_path",
     "enable_permute_local_kv", "kv_load_failure_policy", "kv_buffer_size", "kv_rank", "kv_parallel_size", "kv_ip",
@@ -93,8 +92,22 @@ def check_shape(args: Namespace) -> None:
         sys.exit(f"ValueError: --node-rank must be between 0 and {nodes - 1}; got {rank}")
     if bool(args.headless) != (rank > 0):
         sys.exit(f"ValueError: node rank {rank} with headless={bool(args.headless)}: every node but the first is headless")
-    if args.distributed_executor_backend != "ray" and len(serving.visible_gpus()) != world // nodes:
+    if args.distributed_executor_backend == "ray":
+        if nodes > 1:
+            sys.exit("ValueError: --nnodes is for vLLM's own executor; Ray finds the nodes itself")
+        if world > gpus_of_ray():
+            sys.exit("ValueError: The number of required GPUs exceeds the total number of available GPUs in the placement group.")
+    elif len(serving.visible_gpus()) != world // nodes:
         sys.exit(f"ValueError: World size {world // nodes} of this node does not equal the {len(serving.visible_gpus())} visible GPUs")
+
+
+def gpus_of_ray() -> int:
+    """How many GPUs the Ray around this process has: the stand-in says so, a real one (STANDIN_RAY_PYTHON has it installed) is asked."""
+    if python := os.environ.get("STANDIN_RAY_PYTHON"):
+        ask = "import ray; ray.init(address='auto', logging_level='ERROR'); print(ray.cluster_resources().get('GPU', 0))"
+        said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout
+        return int(float(said.split()[-1]))
+    return int(os.environ.get("STANDIN_RAY_GPUS", "0"))
 
 
 def main(words: list[str]) -> int:

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
+
+from disagg_launch.errors import BadInput
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -49,6 +51,16 @@ def load(name: str) -> Backend:
     if name not in BACKENDS:
         raise KeyError(name)
     return cast(Backend, importlib.import_module(f"disagg_launch.backends.{name}"))
+
+
+def check_apart(spec: Spec, plan: Plan, workers: tuple[Worker, ...], hosts: Sequence[str]) -> None:
+    """BadInput when two nodes of an instance that needs machines of their own are the same one. `hosts`: by node number."""
+    for worker in (one for one in workers if one.apart):
+        nodes = plan.instance(worker.instance).nodes
+        machines = {hosts[node] for node in nodes}
+        if len(machines) < len(nodes):
+            text = f"{worker.apart}; {worker.instance} has {len(nodes)} nodes on {', '.join(sorted(machines))}: use Slurm, or mpi.hosts"
+            raise BadInput(str(spec.source.complaint(("engine",), text, key=True)))
 
 
 def same_router(spec: Spec, front: Router) -> Router:

@@ -20,6 +20,7 @@ LISTEN, router, gateway = "localhost", backends.same_router, backends.gateway_he
 
 def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:
     """One start and one script for each instance."""
+    backends.check_apart(spec, plan, workers, [mpirun.HERE] * plan.node_count)
     starts, files = [], []
     for step, worker in zip(steps_per_instance(plan), workers):
         script, host_file = f"steps/{step.name}.sh", f"configs/hosts.{step.name}"

@@ -84,6 +84,7 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
     hosts = spec.mpi.hosts or (HERE,) * plan.node_count
     if len(hosts) < plan.node_count:
         raise BadInput(f"mpi.hosts: {len(hosts)} hosts found, {plan.node_count} needed, one for each node of the plan")
+    backends.check_apart(spec, plan, workers, hosts)
     step, flavor = step_of_world(plan), FLAVORS[spec.mpi.flavor]
     script = f"steps/{step.name}.sh"
     start = Start(step.name, step.first_rank, step.size, step.instances, ("bash", script), launcher=flavor.launcher)

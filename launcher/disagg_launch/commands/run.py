@@ -188,7 +188,7 @@ def _while(watcher: subprocess.Popen[str], command: subprocess.Popen[bytes]) -> 
 
 def rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, str, tuple[File, ...]]:
     """The topology in a file, the backend chosen, and every file of its run folder. BadInput after every complaint was printed."""
-    from disagg_launch import render
+    from disagg_launch import render, weights
     from disagg_launch.commands.plan import complain, planned
 
     topology, plan = planned(path)
@@ -197,7 +197,7 @@ def rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, str, tup
     chosen = backend or ("slurm" if "slurm" in topology.model_fields_set else "local")
     # this interpreter has the package; nodes of a cluster are promised only a python3
     python = "python3" if chosen == "slurm" else sys.executable
-    return topology, chosen, render.render(topology, plan, chosen, python)
+    return topology, chosen, render.render(topology, plan, chosen, python, weights.on_disk)
 
 
 def show(files: Iterable[File]) -> None:

@@ -189,13 +189,13 @@ def _there(now: Running, names: Sequence[str]) -> list[str]:
 
 def _rendered(now: Running) -> list[Any]:
     """The run folder's files for the plan there is to be, but for the program that runs there already."""
-    from disagg_launch import render
+    from disagg_launch import render, weights
     from disagg_launch.discovery import growth
 
     counts = {role: sum(i.role == role for i in now.plan.instances) for role in growth.ROLES}
     spec, backend = growth.resized(now.spec, now.plan, counts), now.launch.backend
     python = "python3" if backend == "slurm" else sys.executable
-    return [one for one in render.render(spec, now.plan, backend, python) if one.path != "runtime.pyz"]
+    return [one for one in render.render(spec, now.plan, backend, python, weights.on_disk) if one.path != "runtime.pyz"]
 
 
 def _carry_out(now: Running, drain_s: float, starts: Sequence[str] = (), replaces: Sequence[str] = (), stops: Sequence[str] = ()) -> None:

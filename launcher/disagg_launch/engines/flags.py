@@ -28,8 +28,13 @@ def words(keys: Mapping[str, Any], dash: str = "-", negative: str = "") -> Itera
 
 def known(engine: str) -> frozenset[str]:
     """The keys that are flags of an engine, from the table read from its wheel (tables/read_flags.py)."""
-    table = json.loads((Path(__file__).parent / "tables" / f"{engine}.json").read_text())
-    return frozenset(name.lstrip("-").replace("-", "_") for name in table["flags"])
+    return frozenset(name.lstrip("-").replace("-", "_") for name in table(engine)["flags"])
+
+
+def table(engine: str) -> dict[str, Any]:
+    """What was read from an engine's wheel: `version`, `flags`, and for vLLM `connectors`."""
+    read: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{engine}.json").read_text())
+    return read
 
 
 def text(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from disagg_launch.engines import flags
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 from disagg_launch.spec.complaint import ERROR, WARNING, Complaint, did_you_mean
 
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 ROLES = (("context_servers", CONTEXT), ("generation_servers", GENERATION))
-CONNECTORS = ("NixlConnector", "P2pNcclConnector", "MooncakeConnector", "LMCacheConnectorV1", "MultiConnector", "MoRIIOConnector")
+# older versions have one more
+CONNECTORS = (*flags.table("vllm")["connectors"], "P2pNcclConnector")
 # vLLM's own multi-node form (--nnodes, --node-rank, --master-addr), before that only through Ray
 NATIVE_NODES = "0.12.0"
-BACKENDS = ("mooncake", "nixl", "ascend", "fake", "mori", "mooncake_tcp")
+BACKENDS = tuple(flags.table("sglang")["flags"]["--disaggregation-transfer-backend"]["choices"])
 
 
 def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
@@ -27,6 +29,8 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     if spans and spec.engine.rendezvous == "builtin" and older(spec.engine.version, NATIVE_NODES):
         text = f"found {spec.engine.version}, but instances that span nodes without Ray need {NATIVE_NODES}; set engine.rendezvous: ray"
         yield _say(spec, ("engine", "version"), text)
+    if spec.engine.rendezvous == "ray":
+        yield from _one_ray_on_a_node(spec, plan)
     for key, role in ROLES:
         given = spec.section(role).engine_keys.get("kv_transfer_config")
         name = given.get("kv_connector") if isinstance(given, dict) else None
@@ -83,6 +87,16 @@ def _even_nodes(spec: Spec, plan: Plan) -> Iterator[Complaint]:
             spread = " + ".join(str(n) for n in counts.values())
             text = f"{instance.name} has {spread} ranks on its nodes; {spec.engine.name} divides an instance evenly among its nodes"
             yield _say(spec, (f"{instance.role}_servers", "tensor_parallel_size"), text)
+
+
+def _one_ray_on_a_node(spec: Spec, plan: Plan) -> Iterator[Complaint]:
+    on: dict[int, str] = {}
+    for instance in (one for one in plan.instances if len(one.nodes) > 1):
+        for node in instance.nodes:
+            if on.setdefault(node, instance.name) != instance.name:
+                text = f"found ray, but {on[node]} and {instance.name} share node {node}, and a node has one Ray: use cluster.pins"
+                yield _say(spec, ("engine", "rendezvous"), text)
+                break
 
 
 def _expert_keys(spec: Spec, right: str) -> Iterator[Complaint]:

@@ -112,8 +112,8 @@ def router(spec: Spec, plan: Plan) -> tuple[Router, Mapping[str, Text]]:
     if spec.engine.metadata_server:
         argv += ["-m", (Ref("run"), "/" + trtllm_files.METADATA_CONFIG)]
         made[trtllm_files.METADATA_CONFIG] = yaml_text(trtllm_files.metadata_config(spec))
-    if "readiness" in spec.model_fields_set:
-        # its own 180 s are too short for models that take longer to load
+    if "limit_s" in spec.readiness.model_fields_set:
+        # written, or reckoned from the model's size: its own 180 s may be too short
         argv += ["-t", str(round(spec.readiness.limit_s))]
     # on the batch host these would count the whole job's tasks
     environ: dict[str, Text] = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"} if wrapped else {}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch import files as run_files
-from disagg_launch.engines import flags, ports, rust_router
+from disagg_launch.engines import flags, ports, rust_router, startup
 from disagg_launch.launch import INSTANCE, NODE, Ref, Router, Text, Worker
 from disagg_launch.plan import CONTEXT, Instance, Plan, shape
 
@@ -23,6 +23,9 @@ JOINS = ""
 KNOWN_KEYS = flags.known(NAME)
 KV_TRANSFER = "kv_transfer_config"
 NIXL, P2P_NCCL, MOONCAKE = "NixlConnector", "P2pNcclConnector", "MooncakeConnector"
+NIXLS = (NIXL, "NixlPullConnector", "NixlPushConnector")
+# It runs the command where the address is one of the machine's own, and stops every Ray of the machine at its end.
+APART = "`ray symmetric-run` (engine.rendezvous: ray) tells nodes apart by their machines' addresses"
 # What vLLM's own launcher would take for a world of its own.
 LAUNCHER_VARIABLES = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*")
 
@@ -31,15 +34,22 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     """`vllm serve` once per node of the instance; every node but the first is headless."""
     argv, spans = serve_argv(spec, plan, instance), len(instance.nodes) > 1
     followers: tuple[Text, ...] = ()
-    if spans and spec.engine.rendezvous == "ray":
+    through_ray = spans and spec.engine.rendezvous == "ray"
+    if through_ray:
         argv = (*symmetric_run(plan, instance), *argv, "--distributed-executor-backend", "ray")
     elif spans:
         argv = (*argv, *meeting(spec, plan, instance))
         followers = ("--headless",)
     environ = side_channel(spec, plan, instance)
+    if startup.is_raised(spec):
+        # it gives its own processes 600 s
+        environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(round(spec.readiness.limit_s))
     if spans:
         # on a node with several networks it would guess
         environ["VLLM_HOST_IP"] = (Ref("address"),)
+    if through_ray:
+        # its own 30 s are too short for nodes that do not start at the same moment
+        environ["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"] = str(round(spec.readiness.limit_s))
     return Worker(
         instance.name,
         argv,
@@ -48,6 +58,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         tasks=NODE if spans else INSTANCE,
         visible=NODE,
         followers=followers,
+        apart=APART if through_ray else "",
     )
 
 
@@ -74,7 +85,7 @@ def kv_transfer(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Any]:
     keys = dict(given) if isinstance(given, Mapping) else {}
     name = keys.pop("kv_connector", NIXL)
     role = "kv_producer" if instance.role == CONTEXT else "kv_consumer"
-    made: dict[str, Any] = {"kv_connector": name, "kv_role": "kv_both" if name == NIXL else role}
+    made: dict[str, Any] = {"kv_connector": name, "kv_role": "kv_both" if name in NIXLS else role}
     if name == P2P_NCCL:
         made["kv_port"] = ports.kv(plan, instance)
     return {**made, **keys}
@@ -87,7 +98,7 @@ def side_channel(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Text]:
     port = str(ports.kv(plan, instance))
     if name == MOONCAKE:
         return {"VLLM_MOONCAKE_BOOTSTRAP_PORT": port}
-    if name == NIXL:
+    if name in NIXLS:
         return {"VLLM_NIXL_SIDE_CHANNEL_HOST": (Ref("host"),), "VLLM_NIXL_SIDE_CHANNEL_PORT": port}
     return {}
 

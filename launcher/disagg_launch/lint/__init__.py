@@ -13,6 +13,7 @@ from disagg_launch.lint.rules import discovery, kv, layout, model, running
 from disagg_launch.plan import Plan
 from disagg_launch.spec import WARNING, Complaint, Spec
 from disagg_launch.spec.complaint import did_you_mean
+from disagg_launch.weights import on_disk
 
 RULES: dict[str, Rule] = {
     one.number: one
@@ -23,12 +24,17 @@ RULES: dict[str, Rule] = {
 }
 
 
-def check(spec: Spec, plan: Optional[Plan] = None, document: Callable[[str, str], dict[str, Any]] = read_document) -> tuple[Complaint, ...]:
+def check(
+    spec: Spec,
+    plan: Optional[Plan] = None,
+    document: Callable[[str, str], dict[str, Any]] = read_document,
+    weights: Callable[[str], int] = on_disk,
+) -> tuple[Complaint, ...]:
     """What the rules say, and what loading warned of, in the order of the file; without a plan only the rules that need none.
 
-    `document` reads a JSON file from a model's directory.
+    `document` reads a JSON file from a model's directory, `weights` the size of the weights in it.
     """
-    case = Case(spec, plan, document)
+    case = Case(spec, plan, document, weights)
     ignored = set(spec.lint.ignore)
     found = [complaint for one in RULES.values() if one.number not in ignored for complaint in one.check(case)]
     for i, number in enumerate(spec.lint.ignore):

@@ -21,12 +21,14 @@ MOST_BYTES = 1 << 20
 class Case:
     """What rules look at: the topology, and its plan if it has one.
 
-    `document(model, name)` gives a JSON file from the model's directory, {} if it is not at hand.
+    `document(model, name)` gives a JSON file from the model's directory, {} if it is not at hand; `weights(model)` the bytes of its
+    weights, 0 if they are not.
     """
 
     spec: Spec
     plan: Optional[Plan]
     document: Callable[[str, str], dict[str, Any]]
+    weights: Callable[[str], int]
 
     def sides(self) -> list[tuple[str, Section]]:
         """(section key, section) of the roles that have instances, context first."""

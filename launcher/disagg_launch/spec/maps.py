@@ -129,7 +129,7 @@ class Readiness(Closed):
     """How long is waited for. Seconds."""
 
     limit_s: Positive = 600.0
-    """From start to ready."""
+    """From start to ready; left out: reckoned from the engine, the number of nodes, and the model's files if they can be seen."""
     stall_s: Optional[Positive] = None
     """Nothing new from an instance for so long: given up; left out: only limit_s counts."""
     interval_s: Positive = 0.5

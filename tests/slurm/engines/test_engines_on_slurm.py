@@ -79,3 +79,19 @@ def test_nodes_of_one_instance_meet(engine: str, cluster: Cluster, tmp_path: Pat
     assert answered(one)
     assert [len(set(hosts_of(one, name))) for name in ("ctx0", "gen0")] == [2, 2]
     one.cancel()
+
+
+@pytest.mark.parametrize("kind", ["standin", "real"])
+def test_vllm_through_ray(kind: str, cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The nodes of the context instance run the same `ray symmetric-run`; the first one runs vLLM when all are there."""
+    spec = example("engines/vllm-ray.yaml")
+    if kind == "real":
+        folder = request.getfixturevalue("ray")
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/ray").symlink_to(folder / "ray")
+        spec["env"] = {**ENV, "PATH": f"{tmp_path}/bin:{PATH}", "STANDIN_RAY_PYTHON": str(folder / "python")}
+    one = Deployment(cluster, tmp_path, spec).submit().ready()
+    assert answered(one)
+    assert len(set(hosts_of(one, "ctx0"))) == 2
+    assert "Running command on head node" in one.log("ctx0")
+    one.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_view import planned, worker
 
-from disagg_launch import engines
+from disagg_launch import engines, render
 from disagg_launch.engines.process_rules import older
 from disagg_launch.errors import BadInput
 
@@ -69,6 +69,12 @@ def said(text: str) -> list[str]:
             "t.yaml:4:22: engine.version: found 0.11.2, but instances that span nodes without Ray need 0.12.0; set engine.rendezvous: ray",
         ),
         (
+            "model: m\ntensor_parallel_size: 2\npipeline_parallel_size: 2\ncontext_servers: {}\ngeneration_servers: {}\n"
+            "engine: {name: vllm, rendezvous: ray}\ncluster: {gpus_per_node: 4, nodes: 2, policy: spread, pins: "
+            "{ctx0: {nodes: [0, 1], gpus: [0, 1]}, gen0: {nodes: [0, 1], gpus: [2, 3]}}}\n",
+            "t.yaml:6:22: engine.rendezvous: found ray, but ctx0 and gen0 share node 0, and a node has one Ray",
+        ),
+        (
             "model: m\ncontext_servers: {kv_transfer_config: {kv_connector: NixlConector}}\n"
             "generation_servers: {kv_transfer_config: {kv_connector: NixlConector}}\nengine: {name: vllm}\ncluster: {gpus_per_node: 4}\n",
             "t.yaml:2:40: warning: context_servers.kv_transfer_config.kv_connector: 'NixlConector' is not known here",
@@ -115,6 +121,34 @@ def test_an_error_stops_the_rendering_too() -> None:
     topology, plan = planned(text + "cluster: {gpus_per_node: 2}\n")
     with pytest.raises(BadInput, match=r"t\.yaml:5:24: engine\.launch"):
         worker(topology, plan, "ctx0")
+
+
+@pytest.mark.parametrize(
+    ("backend", "more", "refused"),
+    [
+        ("local", "", "ctx0 has 2 nodes on localhost: use Slurm, or mpi.hosts"),
+        ("mpirun", "mpi: {hosts: [a, a, b]}\n", "ctx0 has 2 nodes on a: use Slurm, or mpi.hosts"),
+        ("mpirun", "mpi: {hosts: [a, b, a]}\n", ""),
+        ("slurm", "", ""),
+    ],
+)
+def test_ray_needs_a_machine_for_each_node(backend: str, more: str, refused: str) -> None:
+    """symmetric-run does not count loopback as one of the node's addresses: every node would wait for a first one that is not there."""
+    text = "model: m\ncontext_servers: {tensor_parallel_size: 8}\ngeneration_servers: {tensor_parallel_size: 4}\n"
+    topology, plan = planned(text + "engine: {name: vllm, rendezvous: ray}\ncluster: {gpus_per_node: 4}\n" + more)
+    if not refused:
+        assert render.render(topology, plan, backend, "python3")
+        return
+    with pytest.raises(BadInput) as said:
+        render.render(topology, plan, backend, "python3")
+    assert str(said.value).startswith("t.yaml:4:1: engine: `ray symmetric-run` (engine.rendezvous: ray) tells nodes apart")
+    assert str(said.value).endswith(refused)
+
+
+def test_ray_waits_for_its_nodes_as_long_as_we_do() -> None:
+    text = "model: m\ncontext_servers: {tensor_parallel_size: 8}\ngeneration_servers: {}\nengine: {name: vllm, rendezvous: ray}\n"
+    made = worker(*planned(text + "cluster: {gpus_per_node: 4}\nreadiness: {limit_s: 900}\n"), "ctx0")
+    assert made.environ["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"] == "900"
 
 
 def test_versions_are_compared_by_their_numbers() -> None:

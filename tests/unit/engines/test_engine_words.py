@@ -95,7 +95,7 @@ def test_a_misspelt_flag_is_a_warning_with_what_was_meant() -> None:
         assert meant in said
 
 
-@pytest.mark.parametrize("connector", [None, "NixlConnector", "P2pNcclConnector", "MooncakeConnector"])
+@pytest.mark.parametrize("connector", [None, "NixlConnector", "NixlPushConnector", "P2pNcclConnector", "MooncakeConnector"])
 @pytest.mark.parametrize("role", ["context", "generation"])
 def test_vllm_connectors(connector: str | None, role: str) -> None:
     given = f"kv_transfer_config: {{kv_connector: {connector}, kv_connector_extra_config: {{a: 1}}}}\n" if connector else ""
@@ -104,7 +104,7 @@ def test_vllm_connectors(connector: str | None, role: str) -> None:
     made = worker(topology, plan, {"context": "ctx0", "generation": "gen0"}[role])
     argv = words(made.argv)
     config = json.loads(argv[argv.index("--kv-transfer-config") + 1])
-    nixl = connector in (None, "NixlConnector")
+    nixl = connector in (None, "NixlConnector", "NixlPushConnector")
     assert config["kv_connector"] == (connector or "NixlConnector")
     assert config["kv_role"] == ("kv_both" if nixl else {"context": "kv_producer", "generation": "kv_consumer"}[role])
     assert config.get("kv_connector_extra_config") == ({"a": 1} if connector else None)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray_run
 import serving
 import sglang_serve
 import trtllm_launch
@@ -20,6 +21,7 @@ PROGRAMS = {
     "trtllm-llmapi-launch": trtllm_launch.main,
     "vllm": vllm_serve.main,
     "sglang": sglang_serve.main,
+    "ray": ray_run.main,
 }
 Refused = Callable[..., str]
 
@@ -66,6 +68,17 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (("sglang", "serve", "--model-path", "m", "--disaggregation-mode", "context"), "invalid choice"),
         (("sglang", "serve", "--model-path", "m", "--tp-size", "3", "--nnodes", "2"), "must be divisible by number of nodes"),
         (("sglang", "serve", "--port", "1"), "required: --model-path"),
+        (("vllm", "serve", "m", "--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"), "number of required GPUs exceeds"),
+        (("ray", "run"), "No such command"),
+        (("ray", "symmetric-run", "--min-nodes", "2", "--", "vllm"), "Missing option '--address'"),
+        (("ray", "symmetric-run", "--address", "h:1", "--min_nodes", "2", "--", "vllm"), "No such option"),
+        (("ray", "symmetric-run", "--address", "h:1", "--num-gpus", "two", "--", "vllm"), "not a valid integer"),
+        (("ray", "symmetric-run", "--address", "h:1", "--num-gpus", "2", "--", "vllm"), "CUDA_VISIBLE_DEVICES contains 1"),
+        (("ray", "symmetric-run", "--address", "h", "--", "vllm"), "Invalid address format"),
+        (("ray", "symmetric-run", "--address", "h:1", "--port=2", "--", "vllm"), "Cannot use --port"),
+        (("ray", "symmetric-run", "--address", "h:1", "--include-dashboard=false", "--", "vllm"), "only be specified when starting head"),
+        (("ray", "symmetric-run", "--address", "h:1", "vllm"), "No separator"),
+        (("ray", "symmetric-run", "--address", "h:1", "--"), "No entrypoint"),
     ],
 )
 def test_refused_on_the_command_line(argv: tuple[str, ...], said: str, refused: Refused) -> None:

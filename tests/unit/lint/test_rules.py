@@ -11,6 +11,7 @@ from disagg_launch import lint, spec
 from disagg_launch.lint.rule import read_document
 from disagg_launch.lint.rules.running import minutes
 from disagg_launch.place import place
+from disagg_launch.weights import on_disk
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parents[2] / "docs" / "lint.md"
@@ -20,9 +21,13 @@ def document(model: str, name: str) -> dict:
     return read_document(str(HERE / model), name)
 
 
+def weights(model: str) -> int:
+    return on_disk(str(HERE / model))
+
+
 def complaints(path: pathlib.Path) -> tuple[spec.Complaint, ...]:
     loaded = spec.load(path)
-    return lint.check(loaded, None if loaded.external else place(loaded), document)
+    return lint.check(loaded, None if loaded.external else place(loaded), document, weights)
 
 
 @pytest.mark.parametrize("number", lint.RULES)

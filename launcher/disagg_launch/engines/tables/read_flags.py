@@ -217,9 +217,17 @@ def config_variables(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield ast.unparse(node.targets[0]), ast.unparse(node.value.args[0])
 
 
+def connectors(wheel: Wheel) -> list[str]:
+    """The names under which vLLM's KV connectors are registered."""
+    trees = wheel.trees("vllm/distributed/kv_transfer/kv_connector/factory.py")
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return sorted(literal(call.args[0], {}) for call in calls if ast.unparse(call.func).endswith(".register_connector"))
+
+
 if __name__ == "__main__":
     engine, path = sys.argv[1], Path(sys.argv[2])
     opened = Wheel(path)
     flags = {"sglang": sglang, "vllm": vllm}[engine](opened)
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(flags[name], default=str)}" for name in sorted(flags))
-    print(f'{{"version": {json.dumps(opened.version)}, "flags": {{\n{lines}\n}}}}')
+    more = f'"connectors": {json.dumps(connectors(opened))}, ' if engine == "vllm" else ""
+    print(f'{{"version": {json.dumps(opened.version)}, {more}"flags": {{\n{lines}\n}}}}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from disagg_launch.engines import startup
 from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
 
 # What a large engine needs besides reading weights: imports, graph capture, JIT warm-up (370 s were seen on B200).
@@ -24,11 +25,11 @@ SPEAKS = {"sglang": ("sglang",), "vllm": ("vllm",), "trtllm": ("trtllm", "refere
 def load_time(case: Case) -> Iterator[Finding]:
     if case.spec.external or case.spec.engine.name in ("reference", "command"):
         return
+    limit_s = startup.limit(case.spec, case.node_count(), case.weights).limit_s
     for key, section in case.sides():
-        size = case.document(section.model or "", "model.safetensors.index.json").get("metadata", {}).get("total_size", 0)
-        likely_s = START_S + (size if isinstance(size, (int, float)) else 0) / BYTES_PER_S
-        if case.spec.readiness.limit_s < likely_s:
-            yield ("readiness", "limit_s"), f"found {case.spec.readiness.limit_s:g} s; {key} is likely to need {likely_s:.0f} s"
+        likely_s = START_S + case.weights(section.model or "") / BYTES_PER_S
+        if limit_s < likely_s:
+            yield ("readiness", "limit_s"), f"found {limit_s:g} s; {key} is likely to need {likely_s:.0f} s"
 
 
 def minutes(time: str) -> float:
@@ -51,9 +52,9 @@ def minutes(time: str) -> float:
     source="Slurm, --time: minutes, MM:SS, H:MM:SS, D-H, D-H:MM, D-H:MM:SS",
 )
 def time_limit(case: Case) -> Iterator[Finding]:
-    limit = case.spec.slurm.time
-    if limit and minutes(limit) * 60 < case.spec.readiness.limit_s:
-        yield ("slurm", "time"), f"found {limit}; readiness.limit_s is {case.spec.readiness.limit_s:g} s"
+    limit, ready = case.spec.slurm.time, startup.limit(case.spec, case.node_count(), case.weights)
+    if limit and minutes(limit) * 60 < ready.limit_s:
+        yield ("slurm", "time"), f"found {limit}; readiness.limit_s is {ready.limit_s:g} s ({ready.why})"
 
 
 @rule(
