@@ -56,7 +56,7 @@ def config(spec: Spec, plan: Plan) -> dict[str, Any]:
 
 def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Text]]:
     engine, token = engines.load(spec.engine.name), (Ref("run"), "/state/token")
-    front_door: dict[str, Any] = {"dialect": engine.WIRE, "admin_token_file": token}
+    front_door: dict[str, Any] = {"dialect": engine.WIRE, "admin_token_file": token, "run_folder": (Ref("run"), "")}
     if not LOOPBACK.match(spec.hostname):
         # the gateway then comes by the node's address, perhaps from another node; the token is what it is known by
         front_door["admin_loopback_only"] = False

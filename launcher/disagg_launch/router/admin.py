@@ -38,18 +38,25 @@ class Admin:
         self._loopback_only = door.admin_loopback_only
 
     def answer(self, request: Request, what: str) -> bytes:
-        """The answer to one admin request. Refused: 404 without an admin interface, 403 from elsewhere, 401 without the token."""
-        if self._keys is None:
-            raise refusal(404, "there is no admin interface: front_door.admin_token_file is not set")
-        if self._loopback_only and request.peer and not request.peer.startswith(_LOOPBACK):
-            raise refusal(403, "the admin interface answers this machine only")
-        if self._keys.owner(request.headers.get(b"authorization", b"")) is None:
-            raise refusal(401, "the admin token is needed as a bearer token")
+        """The answer to one admin request. Refused: see `admit`; 404 for what there is not, 400 for a body that makes no sense."""
+        self.admit(request.headers.get(b"authorization", b""), request.peer)
         if request.method == b"GET" and what == "workers":
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
         if request.method != b"POST" or what not in (*STATES, REMOVE):
             raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers")
-        message = _message(bytes(request.body))
+        return self.carry_out(what, _message(bytes(request.body)))
+
+    def admit(self, authorization: bytes, peer: str) -> None:
+        """Come back if the bearer may act. Refused: 404 without an admin interface, 403 from elsewhere, 401 without the token."""
+        if self._keys is None:
+            raise refusal(404, "there is no admin interface: front_door.admin_token_file is not set")
+        if self._loopback_only and peer and not peer.startswith(_LOOPBACK):
+            raise refusal(403, "the admin interface answers this machine only")
+        if self._keys.owner(authorization) is None:
+            raise refusal(401, "the admin token is needed as a bearer token")
+
+    def carry_out(self, what: str, message: dict[str, Any]) -> bytes:
+        """Change a worker here and in the other processes of this router; its rows. Refused if there is no such worker."""
         told = self._change(what, message)
         self._siblings.tell(dumps([what, message]))
         return told

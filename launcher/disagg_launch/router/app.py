@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class App:
-    """Answers requests. Made inside the running event loop."""
+    """Answers requests. Made inside the running event loop. `mounts` have whole paths, or a first part such as "/ui/" with all below it."""
 
     def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, asgi.Application], siblings: Siblings) -> None:
         config = fleet.config
@@ -71,13 +71,14 @@ class App:
         number = next(self._numbers)
         reply.request_id = request.headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
         path = request.path.partition(b"?")[0]
+        mounts = self._mounts
         try:
             if path in _COMPLETING:
                 await self._complete(request, path, reply, number)
             elif path.startswith(b"/admin/"):
                 await reply.whole(200, JSON, self.admin.answer(request, path[7:].decode("latin-1")))
-            elif path in self._mounts:
-                await asgi.answer(self._mounts[path], request, reply)
+            elif mount := mounts.get(path) or mounts.get(path[: path.find(b"/", 1) + 1]):
+                await asgi.answer(mount, request, reply)
             else:
                 await self._page(request, path, reply)
         except Refused as no:

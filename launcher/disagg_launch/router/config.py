@@ -58,6 +58,10 @@ class FrontDoor:
     health_interval_s: float = 2.0
     health_timeout_s: float = 2.0
     resume: bool = True  # go on elsewhere when a generation worker dies in mid-stream
+    # the page at /ui
+    ui: bool = True
+    ui_token_file: str = ""  # the token for looking at it from elsewhere; made if it is not there. [run_folder/state/ui-token]
+    run_folder: str = ""  # of the deployment, for what the router does not know by itself: ranks, GPUs, stages, logs
     # what is written down
     access_log: str = ""  # a file, or "-" for standard output: one JSON object per request
 

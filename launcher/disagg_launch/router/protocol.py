@@ -56,11 +56,11 @@ class Reply:
         self.left = False
         self.status = 0
 
-    async def whole(self, status: int, content_type: bytes, body: bytes, retry_after_s: int = 0) -> None:
-        """One complete answer, in one write."""
+    async def whole(self, status: int, content_type: bytes, body: bytes, retry_after_s: int = 0, headers: bytes = b"") -> None:
+        """One complete answer, in one write. `headers` are more lines of its head, each with its end."""
         self.started = True
         self.status = status
-        more = b"retry-after: %d\r\n" % retry_after_s if retry_after_s else b""
+        more = b"%bretry-after: %d\r\n" % (headers, retry_after_s) if retry_after_s else headers
         if status == 401:
             more += b"www-authenticate: Bearer\r\n"
         if not self._request.keep_alive:

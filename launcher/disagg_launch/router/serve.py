@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, cast
 import uvicorn
 
 from disagg_launch.discovery.attach import attach, storage_token
+from disagg_launch.page.attach import attach as attach_page
 from disagg_launch.router import processes
 from disagg_launch.router.app import App
 from disagg_launch.router.config import Config
@@ -58,7 +59,8 @@ class Application:
         fleet = Fleet(self._config, table, dispatch.changed)
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)
-        self.app = App(fleet, flow, metrics, discovery.mounts, self._siblings)
+        page = attach_page(fleet, self._config, metrics, lambda: self.app.admin)
+        self.app = App(fleet, flow, metrics, {**discovery.mounts, **page.mounts}, self._siblings)
         self._siblings.listen(asyncio.get_running_loop(), self.app.admin.hear)
         await fleet.start()
         sweeper = asyncio.ensure_future(self._sweep(metrics))
@@ -68,6 +70,7 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         sweeper.cancel()
+        await page.stop()
         await discovery.stop()
         await fleet.stop()
         self.app.access.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional, Union
 
 from disagg_launch import plan as plans
 from disagg_launch.errors import BackendRefused, BadInput
@@ -25,20 +25,21 @@ LIVING = ("starting", "ready", "stopping")
 class Look:
     """Looks again and again at one run folder; what happened since the last look is in the next snapshot's rates."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, read_status: Optional[Callable[[Path], dict[str, Any]]] = None) -> None:
         self.run = run
+        self._status = read_status or status
         self._log = EventLog(run / "state" / "events.jsonl")
         self._happened = Happened()
         self._plan: Optional[tuple[float, Plan]] = None
         self._before: Optional[Snapshot] = None
 
-    def __call__(self, page: Optional[str] = None) -> Snapshot:
-        """A snapshot of now. `page` is the router's /metrics, if the caller has it; else it is asked for.
+    def __call__(self, page: Optional[Union[str, Figures]] = None) -> Snapshot:
+        """A snapshot of now. `page` is the router's /metrics or its figures, if the caller has them; else they are asked for.
 
         BadInput if this is no run folder. Before a gateway has run in it, `state` is "rendered".
         """
         self._happened.add(self._log.news())
-        found = status(self.run)
+        found = self._status(self.run)
         at = time.time()
         known = Known(
             self._read_plan(),
@@ -96,8 +97,10 @@ def _json(path: Path) -> Optional[dict[str, Any]]:
     return found
 
 
-def _figures(found: dict[str, Any], page: Optional[str]) -> Optional[Figures]:
+def _figures(found: dict[str, Any], page: Optional[Union[str, Figures]]) -> Optional[Figures]:
     """What the router's page says; None if there is no page, or none that can be read."""
+    if isinstance(page, Figures):
+        return page
     url = (found.get("metrics") or {}).get("router")
     if page is None and url and found["state"] in LIVING:
         page = _asked(url)
