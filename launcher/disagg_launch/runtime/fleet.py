@@ -201,8 +201,9 @@ class Fleet:
         tell_remote()
 
         async def politely() -> None:
+            living = processes.table()  # once for all: to look for a thousand steps one by one takes minutes
             for start in self.launch.starts:
-                await self._ask_to_end(start, environ)
+                await self._ask_to_end(start, environ, living)
 
         await supervise.end(self._everyone, politely, grace_s, hasten)
 
@@ -223,7 +224,7 @@ class Fleet:
 
         await supervise.end(left, politely, self.launch.policy.grace_s, hasten)
 
-    async def _ask_to_end(self, start: Start, environ: Mapping[str, str]) -> None:
+    async def _ask_to_end(self, start: Start, environ: Mapping[str, str], living: Mapping[int, processes.Process]) -> None:
         child = self.children.get(start.step)
         if child is None or not child.alive:
             return
@@ -232,7 +233,7 @@ class Fleet:
             return
         # A signal to an mpirun makes it kill its ranks after a moment; a signal to each rank lets them end as they like
         ranks = [report["pid"] for name in start.instances for report in self.records[name].reports.values()]
-        here = processes.descendants(child.pid) & set(ranks)
+        here = {pid for pid in ranks if processes.lives_below(pid, child.pid, living)}
         processes.send(here if len(here) == len(set(ranks)) > 0 else {child.pid}, signal.SIGTERM)
 
     async def _run_stop(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:

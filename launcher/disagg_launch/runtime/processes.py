@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from disagg_launch.errors import RankRefused
 
@@ -87,6 +87,16 @@ def descendants(root: int) -> Set[int]:
         found.update(below)
         queue.extend(below)
     return {pid for pid in found if not everyone[pid].zombie}
+
+
+def lives_below(pid: int, root: int, everyone: Mapping[int, Process]) -> bool:
+    """Whether the process is alive and `root` is an ancestor of it, by a `table` of now."""
+    at = everyone.get(pid)
+    if at is None or at.zombie:
+        return False
+    while at is not None and at.parent != root:
+        at = everyone.get(at.parent)
+    return at is not None
 
 
 def send(pids: Iterable[int], number: int) -> None:
