@@ -128,22 +128,12 @@ def logs(run: pathlib.Path, instances: tuple[str, ...], follow: bool) -> None:
 
 
 def _status(run: pathlib.Path) -> dict[str, Any]:
-    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers. `job`: what Slurm says of it."""
-    from disagg_launch.runtime import folder
+    """What the gateway wrote last, if there was one, and what Slurm says."""
+    from disagg_launch.watch import state
 
-    if (run / "job.json").exists():
-        from disagg_launch.backends.slurm import jobs
-
-        return jobs.status_now(run)
-    try:
-        found: dict[str, Any] = json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{run}: no gateway has run here yet; start one with `disagg-launch up`") from None
-    if found["state"] in ("starting", "ready", "stopping"):
-        try:
-            found["state"] = folder.call(str(run.resolve()), {"kind": "state"})["state"]
-        except BackendRefused:
-            found["state"] = "lost"
+    found = state.status(run)
+    if found["state"] == "rendered":
+        raise BadInput(f"{run}: no gateway has run here yet; start one with `disagg-launch up`")
     return found
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from disagg_launch import plan as plans
-from disagg_launch.errors import BackendRefused, BadInput
+from disagg_launch.errors import BadInput
 from disagg_launch.plan import Plan
 from disagg_launch.runtime import binding as bindings
-from disagg_launch.runtime import folder
 from disagg_launch.watch import figures
 from disagg_launch.watch.figures import Figures
 from disagg_launch.watch.happened import EventLog, Happened
 from disagg_launch.watch.shape import Snapshot
 from disagg_launch.watch.snapshot import Known, snapshot
+from disagg_launch.watch.state import LIVING, Status, read_json
 
 ANSWER_S = 2.0
-LIVING = ("starting", "ready", "stopping")
 
 
 class Look:
@@ -27,7 +25,7 @@ class Look:
 
     def __init__(self, run: Path, read_status: Optional[Callable[[Path], dict[str, Any]]] = None) -> None:
         self.run = run
-        self._status = read_status or status
+        self._status = read_status or Status()
         self._log = EventLog(run / "state" / "events.jsonl")
         self._happened = Happened()
         self._plan: Optional[tuple[float, Plan]] = None
@@ -40,6 +38,8 @@ class Look:
         """
         self._happened.add(self._log.news())
         found = self._status(self.run)
+        if found["state"] == "rendered" and self._happened.began_at:
+            found["state"] = "starting"  # the gateway's first word comes before its first status
         at = time.time()
         known = Known(
             self._read_plan(),
@@ -47,7 +47,7 @@ class Look:
             found,
             self._happened,
             _figures(found, page),
-            None if found["state"] in LIVING else _json(self.run / "state" / "verdict.json"),
+            None if found["state"] in LIVING else read_json(self.run / "state" / "verdict.json"),
         )
         self._before = snapshot(known, at, self._before)
         return self._before
@@ -64,37 +64,9 @@ class Look:
         return self._plan[1]
 
 
-def status(run: Path) -> dict[str, Any]:
-    """What the gateway wrote last; `state` is "lost" if it claims to run and no gateway answers, "rendered" if none ever ran.
-
-    `job` is what Slurm says of it.
-    """
-    if (run / "job.json").exists():
-        from disagg_launch.backends.slurm import jobs
-
-        return jobs.status_now(run)
-    found = _json(run / "state" / "status.json")
-    if found is None:
-        return {"state": "rendered"}
-    if found["state"] in LIVING:
-        try:
-            found["state"] = folder.call(str(run.resolve()), {"kind": "state"})["state"]
-        except BackendRefused:
-            found["state"] = "lost"
-    return found
-
-
 def _hosts(run: Path) -> tuple[str, ...]:
     binding = bindings.load(str(run))
     return binding.hosts if binding else ()
-
-
-def _json(path: Path) -> Optional[dict[str, Any]]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def _figures(found: dict[str, Any], page: Optional[Union[str, Figures]]) -> Optional[Figures]:

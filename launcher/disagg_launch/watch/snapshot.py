@@ -89,7 +89,7 @@ def _nodes(plan: Plan, hosts: Sequence[str]) -> list[Node]:
 def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) -> InstanceRow:
     """One instance from its row of status.json ({} while there is none)."""
     stand = known.happened.instances.get(one.name, Standing())
-    stage = row.get("stage", "scheduled")
+    stage = row.get("stage") or stand.stage or "scheduled"
     if one.name in known.status.get("resting", ()):
         stage = RESTING
     elif row.get("ended"):

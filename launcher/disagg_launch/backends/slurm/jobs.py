@@ -116,9 +116,10 @@ def status(folder: Path) -> dict[str, Any]:
     return found if found.get("job") == job_of(folder) else {}
 
 
-def status_now(folder: Path) -> dict[str, Any]:
-    """The gateway's status with `job`, what Slurm says, added; while there is none, only that and `state`: pending, starting or ended."""
-    seen = ask(job_of(folder) or "")
+def status_now(folder: Path, seen: Optional[Seen] = None) -> dict[str, Any]:
+    """The gateway's status with `job`, what Slurm says (or has said, if `seen`), added; while there is none, only that and `state`:
+    pending, starting or ended."""
+    seen = seen or ask(job_of(folder) or "")
     found = status(folder)
     if not found:
         found = {"state": "pending" if seen.state in WAITING else "starting" if seen.alive else "ended"}
