@@ -33,6 +33,12 @@ def visible_gpus() -> list[str]:
     return ids
 
 
+def check_ucx() -> None:
+    """NIXL cannot register GPU memory through TCP alone."""
+    if os.environ.get("UCX_TLS") == "tcp":
+        sys.exit("RuntimeError: NIXL cannot register GPU memory with UCX_TLS=tcp")
+
+
 def command(host: str, port: int, role: Optional[str], config: Optional[str] = None) -> list[str]:
     """The embedded engine's command line."""
     model = os.environ.get("STANDIN_MODEL", "random:7")

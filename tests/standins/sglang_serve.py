@@ -75,6 +75,8 @@ def main(words: list[str]) -> int:
         print("sglang serve: error: the following arguments are required: --model-path/--model", file=sys.stderr)
         return 2
     check_shape(args)
+    if args.disaggregation_transfer_backend == "nixl":
+        serving.check_ucx()
     if (args.nnodes or 1) > 1:
         host, port = args.dist_init_addr.rsplit(":", 1)
         side_channel.meet(host, int(port), args.node_rank or 0, args.nnodes)

@@ -19,9 +19,11 @@ class SideChannel:
     def __init__(self) -> None:
         self.kept: dict[str, asyncio.Future[Any]] = {}
 
-    async def open(self, host: str, port: int) -> None:
-        """Listens on host:port; OSError if somebody else does."""
-        await asyncio.start_server(self._answer, host, port)
+    async def open(self, host: str, port: int) -> int:
+        """Listens on host:port, 0 for any port; the port. OSError if somebody else does."""
+        server = await asyncio.start_server(self._answer, host, port)
+        number: int = server.sockets[0].getsockname()[1]
+        return number
 
     def place(self, key: str) -> asyncio.Future[Any]:
         """What is or will be under the key."""

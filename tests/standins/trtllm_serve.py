@@ -117,8 +117,8 @@ def check_cache(args: models.WorkerArgs, server_role: str | None) -> None:
         sys.exit("ValueError: Context-only requests are not supported with the overlap scheduler: set disable_overlap_scheduler")
     if transceiver and transceiver.backend == "MPI" and os.environ.get("TRTLLM_USE_MPI_KVCACHE") != "1":
         sys.exit("RuntimeError: the MPI backend needs TRTLLM_USE_MPI_KVCACHE=1")
-    if os.environ.get("UCX_TLS") == "tcp" and transceiver and transceiver.backend in ("DEFAULT", "NIXL"):
-        sys.exit("RuntimeError: NIXL cannot register GPU memory with UCX_TLS=tcp")
+    if transceiver and transceiver.backend in ("DEFAULT", "NIXL"):
+        serving.check_ucx()
 
 
 def check_world(size: int) -> None:

@@ -15,6 +15,7 @@ import dialect
 import flag_table
 import serving
 import side_channel
+import vllm_mooncake
 
 # those of the version that the flag table is of, and one that older versions have
 CONNECTORS = (*json.loads((flag_table.TABLES / "vllm.json").read_text())["connectors"], "P2pNcclConnector")
@@ -74,6 +75,8 @@ def transfer(args: Namespace) -> dict[str, Any]:
         sys.exit(f"vllm serve: error: argument --kv-transfer-config: ValidationError: unexpected keyword argument {', '.join(unknown)}")
     if config.get("kv_role") not in ("kv_producer", "kv_consumer", "kv_both"):
         sys.exit(f"ValueError: Unsupported kv_role: {config.get('kv_role')}")
+    if str(config.get("kv_connector")).startswith("Nixl"):
+        serving.check_ucx()
     if config.get("kv_connector") not in CONNECTORS:
         sys.exit(f"ValueError: Unsupported connector type: {config.get('kv_connector')}")
     return dict(config)
@@ -125,12 +128,15 @@ def main(words: list[str]) -> int:
         if not args.master_addr or not args.master_port:
             sys.exit("ValueError: several nodes need --master-addr and --master-port")
         side_channel.meet(args.master_addr, args.master_port, args.node_rank or 0, args.nnodes)
-    host = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost")
-    port = int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600"))
-    if config.get("kv_connector") == "MooncakeConnector":
-        host, port = args.host, int(os.environ.get("VLLM_MOONCAKE_BOOTSTRAP_PORT", "8998"))
+    model, host = args.model_tag or args.model, args.host or "127.0.0.1"
     role = {"kv_producer": "CONTEXT", "kv_consumer": "GENERATION"}.get(config.get("kv_role", ""), os.environ.get("DISAGG_ROLE", "context"))
-    return Vllm(args.model_tag or args.model, role, args.host or "127.0.0.1", (host, port)).run(args.port or 8000)
+    front: dialect.Front
+    if config.get("kv_connector") == "MooncakeConnector":
+        front = vllm_mooncake.Mooncake(model, role, host, int(os.environ.get("VLLM_MOONCAKE_BOOTSTRAP_PORT", "8998")))
+    else:
+        side = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost"), int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600"))
+        front = Vllm(model, role, host, side)
+    return front.run(args.port or 8000)
 
 
 if __name__ == "__main__":

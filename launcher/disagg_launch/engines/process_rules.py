@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ROLES = (("context_servers", CONTEXT), ("generation_servers", GENERATION))
 # older versions have one more
 CONNECTORS = (*flags.table("vllm")["connectors"], "P2pNcclConnector")
+# Those that want something else of the front door than NIXL does: ids of their own, or to register with it.
+OTHER_PROTOCOLS = {"MooncakeConnector": "mooncake", "MoRIIOConnector": "moriio", "P2pNcclConnector": None}
 # vLLM's own multi-node form (--nnodes, --node-rank, --master-addr), before that only through Ray
 NATIVE_NODES = "0.12.0"
 BACKENDS = tuple(flags.table("sglang")["flags"]["--disaggregation-transfer-backend"]["choices"])
@@ -37,10 +39,11 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
         if name is not None and name not in CONNECTORS:
             text = f"{name!r} is not known here; it is passed on{did_you_mean(name, CONNECTORS)}"
             yield _say(spec, (key, "kv_transfer_config", "kv_connector"), text, WARNING)
-    names = {_connector(spec, role) for _, role in ROLES}
+    names = {connector(spec, role) for _, role in ROLES}
     if len(names) > 1 and all(spec.section(role).num_instances for _, role in ROLES):
         text = f"found {' and '.join(sorted(names))}; both roles need the same connector"
         yield _say(spec, ("generation_servers", "kv_transfer_config"), text)
+    yield from _front_door(spec, names)
     yield from _expert_keys(spec, "enable_expert_parallel")
 
 
@@ -75,7 +78,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def _connector(spec: Spec, role: str) -> str:
+def connector(spec: Spec, role: str) -> str:
+    """The KV connector of a role's vLLM workers."""
     given = spec.section(role).engine_keys.get("kv_transfer_config")
     return str(given.get("kv_connector", "NixlConnector")) if isinstance(given, dict) else "NixlConnector"
 
@@ -87,6 +91,13 @@ def _even_nodes(spec: Spec, plan: Plan) -> Iterator[Complaint]:
             spread = " + ".join(str(n) for n in counts.values())
             text = f"{instance.name} has {spread} ranks on its nodes; {spec.engine.name} divides an instance evenly among its nodes"
             yield _say(spec, (f"{instance.role}_servers", "tensor_parallel_size"), text)
+
+
+def _front_door(spec: Spec, names: set[str]) -> Iterator[Complaint]:
+    for name in sorted(names & set(OTHER_PROTOCOLS)):
+        if spec.router.name == "builtin":
+            text = f"found builtin, which hands KV over as NIXL does; {name} needs router: {{name: vllm}}"
+            yield _say(spec, ("router", "name"), text)
 
 
 def _one_ray_on_a_node(spec: Spec, plan: Plan) -> Iterator[Complaint]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from disagg_launch.engines import flags, ports
+from disagg_launch.engines.process_rules import OTHER_PROTOCOLS, connector
 from disagg_launch.engines.servers import servers
 from disagg_launch.launch import Ref, Router, Text
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
@@ -28,10 +29,12 @@ def sglang(spec: Spec, plan: Plan) -> Router:
 
 
 def vllm(spec: Spec, plan: Plan) -> Router:
-    """`vllm-router --vllm-pd-disaggregation ...`."""
-    argv: list[Text] = ["--vllm-pd-disaggregation"]
+    """`vllm-router --vllm-pd-disaggregation ...`; Mooncake's prefill URLs are followed by their bootstrap port."""
+    protocol = OTHER_PROTOCOLS.get(connector(spec, CONTEXT))
+    argv: list[Text] = ["--vllm-pd-disaggregation", *(["--kv-connector", protocol] if protocol else [])]
+    ask = {i.name: str(ports.kv(plan, i)) for i in plan.instances} if protocol == "mooncake" else {}
     for one in servers(spec, plan, CONTEXT):
-        argv += ["--prefill", ("http://", one)]
+        argv += ["--prefill", ("http://", one), *([ask[one.of]] if isinstance(one, Ref) and one.of in ask else [])]
     return _router(spec, plan, ("vllm-router",), argv, "/health")
 
 

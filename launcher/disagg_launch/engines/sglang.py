@@ -23,7 +23,8 @@ JOINS = ""
 KNOWN_KEYS = flags.known(NAME)
 BACKEND = "disaggregation_transfer_backend"
 DEFAULT_BACKEND = "nixl"
-LAUNCHER_VARIABLES = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*")
+# It starts processes of its own; and a host MPI's UCX_TLS=tcp keeps NIXL from registering GPU memory.
+UNSET = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*", "UCX_TLS")
 
 
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
@@ -34,7 +35,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         address = (Ref("host", instance.name), f":{ports.rendezvous(plan, instance)}")
         argv += ("--dist-init-addr", address, "--nnodes", str(len(instance.nodes)), "--node-rank", (Ref("node_rank"),))
     tasks = NODE if spans else INSTANCE
-    return Worker(instance.name, argv, unset=LAUNCHER_VARIABLES, tasks=tasks, visible=NODE)
+    return Worker(instance.name, argv, unset=UNSET, tasks=tasks, visible=NODE)
 
 
 def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch import files as run_files
-from disagg_launch.engines import flags, ports, rust_router, startup
+from disagg_launch.engines import flags, ports, process_rules, rust_router, startup
 from disagg_launch.launch import INSTANCE, NODE, Ref, Router, Text, Worker
 from disagg_launch.plan import CONTEXT, Instance, Plan, shape
 
@@ -26,8 +26,8 @@ NIXL, P2P_NCCL, MOONCAKE = "NixlConnector", "P2pNcclConnector", "MooncakeConnect
 NIXLS = (NIXL, "NixlPullConnector", "NixlPushConnector")
 # It runs the command where the address is one of the machine's own, and stops every Ray of the machine at its end.
 APART = "`ray symmetric-run` (engine.rendezvous: ray) tells nodes apart by their machines' addresses"
-# What vLLM's own launcher would take for a world of its own.
-LAUNCHER_VARIABLES = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*")
+# What vLLM's own launcher would take for a world of its own; and a host MPI's UCX_TLS=tcp keeps NIXL from registering GPU memory.
+UNSET = ("OMPI_*", "PMIX_*", "PMI_*", "PRTE_*", "HYDRA_*", "UCX_TLS")
 
 
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
@@ -54,7 +54,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         instance.name,
         argv,
         environ,
-        unset=LAUNCHER_VARIABLES,
+        unset=UNSET,
         tasks=NODE if spans else INSTANCE,
         visible=NODE,
         followers=followers,
@@ -93,8 +93,7 @@ def kv_transfer(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Any]:
 
 def side_channel(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Text]:
     """Where the connector listens: by default every instance of a node would take the same port, on an address that only it can reach."""
-    given = spec.section(instance.role).engine_keys.get(KV_TRANSFER)
-    name = given.get("kv_connector", NIXL) if isinstance(given, Mapping) else NIXL
+    name = process_rules.connector(spec, instance.role)
     port = str(ports.kv(plan, instance))
     if name == MOONCAKE:
         return {"VLLM_MOONCAKE_BOOTSTRAP_PORT": port}
@@ -137,6 +136,4 @@ def prepare(spec: Spec) -> tuple[run_files.File, ...]:
 
 def check(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     """What vLLM cannot do, each at its line."""
-    from disagg_launch.engines import process_rules
-
     return process_rules.vllm(spec, plan)

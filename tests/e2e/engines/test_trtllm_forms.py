@@ -38,6 +38,8 @@ def test_standard(up: Up, expected: str) -> None:
     assert done.texts() == (expected, expected)
     environ = done.environ("trtllm-serve")
     assert not [name for name in environ if name.startswith(("SLURM_", "PMIX_", "UCX_"))], "MPI spawn would fail inside another launcher"
+    workers = [dict(one["environ"]) for one in done.started if one["program"] == "trtllm-serve"]
+    assert sorted(one["CUDA_VISIBLE_DEVICES"] for one in workers) == ["0", "1", "2"], "a GPU each, not the eight of the shell around"
 
 
 def test_llmapi_launch_on_one_node(up: Up, expected: str) -> None:

@@ -22,6 +22,11 @@ def test_vllm_behind_the_real_vllm_router(up: Up, expected: str, routers: Path) 
     assert up(routed("vllm-nixl.yaml", "vllm", str(routers / "vllm-router"))).texts() == (expected, expected)
 
 
+def test_vllm_with_mooncake(up: Up, expected: str, routers: Path) -> None:
+    """The real router asks each prefill instance's bootstrap server, whose port it is given."""
+    assert up(routed("vllm-mooncake.yaml", "vllm", str(routers / "vllm-router"))).texts() == (expected, expected)
+
+
 def test_sglang_behind_the_real_sglang_router(up: Up, expected: str, routers: Path) -> None:
     command = f"{routers / 'python'}, -m, sglang_router.launch_router"
     assert up(routed("sglang-nixl.yaml", "sglang", command)).texts() == (expected, expected)

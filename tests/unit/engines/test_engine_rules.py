@@ -85,6 +85,10 @@ def said(text: str) -> list[str]:
             "generation_servers.kv_transfer_config: found MooncakeConnector and NixlConnector; both roles need the same connector",
         ),
         (
+            "model: m\nkv_transfer_config: {kv_connector: MooncakeConnector}\n" + PAIR + "engine: {name: vllm}\nrouter: {name: builtin}\n",
+            "t.yaml:6:10: router.name: found builtin, which hands KV over as NIXL does; MooncakeConnector needs router: {name: vllm}",
+        ),
+        (
             "model: m\ncontext_servers: {moe_expert_parallel_size: 2}\ngeneration_servers: {}\n"
             "engine: {name: vllm}\ncluster: {gpus_per_node: 4}\n",
             "context_servers.moe_expert_parallel_size: vLLM has no such flag",

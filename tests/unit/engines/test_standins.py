@@ -103,6 +103,19 @@ def test_refused_in_the_worker_yaml(yaml: str, said: str, refused: Refused, tmp_
     assert said in refused("trtllm-serve", "m", "--server_role", "CONTEXT", "--config", str(tmp_path / "w.yaml"))
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("trtllm-serve", "m", "--config", "{yaml}"),
+        ("vllm", "serve", "m", "--kv-transfer-config", '{"kv_connector": "NixlConnector", "kv_role": "kv_both"}'),
+        ("sglang", "serve", "--model-path", "m", "--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "nixl"),
+    ],
+)
+def test_refused_with_a_ucx_without_gpu_memory(argv: tuple[str, ...], refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text("cache_transceiver_config: {backend: DEFAULT}\n")
+    assert "UCX_TLS=tcp" in refused(*(word.replace("{yaml}", str(tmp_path / "w.yaml")) for word in argv), UCX_TLS="tcp")
+
+
 def test_refused_without_a_gpu(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "names a GPU twice" in refused("trtllm-serve", "m", CUDA_VISIBLE_DEVICES="0,0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
