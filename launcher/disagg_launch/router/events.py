@@ -43,5 +43,5 @@ async def send_whole(answer: Mapping[str, Any], stream: bool, chat: bool, sink: 
         if chat:
             one["delta"] = one.pop("message", {})
         choices.append(one)
-    await sink.piece(event({**answer, "object": "chat.completion.chunk" if chat else "text_completion", "choices": choices}) + DONE)
+    sink.piece(event({**answer, "object": "chat.completion.chunk" if chat else "text_completion", "choices": choices}) + DONE)
     await sink.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, Protocol
 
@@ -48,11 +49,6 @@ class Kept:
     pieces: list[bytes] = field(default_factory=list)
     size: int = 0
 
-    def add(self, data: bytes) -> None:
-        """One more piece."""
-        self.pieces.append(data)
-        self.size += len(data)
-
 
 class Sink(Protocol):
     """Where an answer goes. `started` says that the client has been sent something, after which nothing can be taken back."""
@@ -62,11 +58,11 @@ class Sink(Protocol):
     async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
         """One complete answer."""
 
-    async def piece(self, data: bytes) -> None:
-        """The next whole events of a stream; returns when the client can take more."""
+    def piece(self, data: bytes) -> Optional[asyncio.Future[None]]:
+        """The next whole events of a stream. What comes back is done when the client can take more; None if it can now."""
 
     async def end(self) -> None:
-        """The end of a stream."""
+        """The end of a stream, once the client has taken all of it."""
 
 
 class Prefill(NamedTuple):

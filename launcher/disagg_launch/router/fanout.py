@@ -74,7 +74,7 @@ async def serve_all(serve: Serve, parts: list[Exchange], count: int, sink: Sink)
     usage = _usage([one.usage for one in joined], count)
     if stream:
         last = events.event({**joined[0].head, "choices": [], "usage": usage}) if wanted else b""
-        await sink.piece(last + events.DONE)
+        sink.piece(last + events.DONE)
         await sink.end()
         return
     choices = [{**choice, "index": one.index} for one in joined for choice in one.head.get("choices", ())]
@@ -112,7 +112,7 @@ class _Part:
         self.head = orjson.loads(body)
         self.usage = self.head.get("usage") or {}
 
-    async def piece(self, data: bytes) -> None:
+    def piece(self, data: bytes) -> Optional[asyncio.Future[None]]:
         """Chunks, put under this index."""
         self.started = True
         out = b""
@@ -121,8 +121,7 @@ class _Part:
             self.head = self.head or {key: value for key, value in one.items() if key not in ("choices", "usage")}
             if one.get("choices"):
                 out += events.event({**one, "choices": [{**choice, "index": self.index} for choice in one["choices"]]})
-        if out and self._sink:
-            await self._sink.piece(out)
+        return self._sink.piece(out) if out and self._sink else None
 
     async def end(self) -> None:
         """The others may still be under way."""

@@ -15,13 +15,13 @@ from disagg_launch.router.dispatch import Dispatch, given_up
 from disagg_launch.router.exchange import Exchange, Kept, Prefill, Sink, WorkerFailed
 from disagg_launch.router.ids import mint
 from disagg_launch.router.metrics import Metrics
-from disagg_launch.router.resume import KEEP_BYTES, go_on
+from disagg_launch.router.relay import Relay
+from disagg_launch.router.resume import go_on
 from disagg_launch.router.splice import dumps
-from disagg_launch.router.upstream import Connection, UpstreamError
+from disagg_launch.router.upstream import UpstreamError
 from disagg_launch.router.workers import Worker
 
 JSON = b"application/json"
-_ERROR, _EVENT = b'data: {"error"', b"data: {"
 _COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
@@ -58,7 +58,7 @@ class Flow:
             raise given_up(failure) from None
         self._metrics.count("resumed_streams")
         if rest.finished:
-            await sink.piece(rest.finished)
+            sink.piece(rest.finished)
             await sink.end()
         else:
             await self.serve(rest.exchange, rest.sink)
@@ -176,7 +176,7 @@ class Flow:
             try:
                 if connection.status != 200:
                     raise self._dispatch.not_ok(worker, connection.status, await connection.whole())
-                await self._relay(connection, exchange, sink)
+                await Relay(connection, exchange, sink, self._door.stall_timeout_s, self._metrics).run()
             finally:
                 pool.put(connection)
         except UpstreamError as error:
@@ -184,38 +184,6 @@ class Flow:
         self._metrics.first_token[GENERATION].observe(exchange.first - began)
         self._metrics.complete[GENERATION].observe(self._loop.time() - began)
         await sink.end()
-
-    async def _relay(self, connection: Connection, exchange: Exchange, sink: Sink) -> None:
-        """Pass whole events on as they come; nothing looks into them. UpstreamError if the stream ends without its last event."""
-        metrics = self._metrics
-        clock, stall, observe = self._loop.time, self._door.stall_timeout_s, metrics.inter_token.observe
-        kept = exchange.kept
-        rest = data = b""
-        before = 0.0
-        while piece := await connection.read():
-            now = clock()
-            connection.deadline = now + stall if stall else 0.0
-            whole = rest + piece if rest else piece
-            if whole.endswith(b"\n\n"):
-                rest = b""
-            else:
-                whole, rest = events.split(whole)
-                if not whole:
-                    continue
-            if _ERROR in whole:
-                raise UpstreamError("error event")
-            if before:
-                observe(now - before)
-            elif not exchange.first:
-                exchange.first = now
-            before = now
-            data = whole
-            metrics.tokens += whole.count(_EVENT)
-            if kept is not None and kept.size < KEEP_BYTES:
-                kept.add(data)
-            await sink.piece(data)
-        if rest or not data.endswith(b"[DONE]\n\n"):
-            raise UpstreamError("truncated")
 
 
 def _tokens_of(answer: bytes) -> int:

@@ -69,23 +69,23 @@ class Reply:
         text = head % (_STATUS[status], content_type, len(body), self.request_id, more)
         await self._connection.write(text if self._request.method == b"HEAD" else text + body)
 
-    async def piece(self, data: bytes) -> None:
-        """The next events of a stream; returns when the client can take more."""
+    def piece(self, data: bytes) -> Optional[asyncio.Future[None]]:
+        """The next events of a stream. What comes back is done when the client can take more; None if it can now."""
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        if not self.started:
-            self.started = True
-            self.status = 200
-            if not self._chunked:
-                self._request.keep_alive = False
-            framing = b"\r\ntransfer-encoding: chunked\r\n" if self._chunked else b"\r\n"
-            close = b"" if self._request.keep_alive else b"connection: close\r\n"
-            data = b"".join((_STREAM, self.request_id, framing, close, b"\r\n", data))
         connection = self._connection
-        if connection.writable is None:
-            connection.transport.write(data)
-        else:
-            await connection.write(data)
+        connection.transport.write(data if self.started else self._begun() + data)
+        return connection.writable
+
+    def _begun(self) -> bytes:
+        """The head of a stream, which has begun with this."""
+        self.started = True
+        self.status = 200
+        if not self._chunked:
+            self._request.keep_alive = False
+        framing = b"\r\ntransfer-encoding: chunked\r\n" if self._chunked else b"\r\n"
+        close = b"" if self._request.keep_alive else b"connection: close\r\n"
+        return b"".join((_STREAM, self.request_id, framing, close, b"\r\n"))
 
     async def end(self) -> None:
         """The end of a stream."""
@@ -97,7 +97,7 @@ class Reply:
         if not self.started:
             await self.whole(no.status, JSON, no.body, no.retry_after_s)
             return
-        await self.piece(b"data: " + no.body + b"\n\ndata: [DONE]\n\n")
+        self.piece(b"data: " + no.body + b"\n\ndata: [DONE]\n\n")
         await self.end()
 
 
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._task: Optional[asyncio.Task[None]] = None
         self._size = 0  # bytes of what is being read
         self._in_head = True
-        self._since = 0.0  # of waiting for, or reading, a request
+        self._since = 0.0  # of waiting for a request, reading it, or the client's taking nothing more
         self._stopping = False
 
     # asyncio.Protocol
@@ -156,6 +156,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()
+        self._since = self.loop.time()
 
     def resume_writing(self) -> None:
         waiting, self.writable = self.writable, None
@@ -283,8 +284,11 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it has been idle, or its request has been on its way, for too long."""
+        """Close the connection if it has been idle, its request on its way, or its answer not being taken, for too long."""
         if self._task is not None:
+            # a client that takes nothing holds a place at a worker, and KV
+            if self.writable is not None and 0 < self.door.stall_timeout_s < now - self._since:
+                self.transport.abort()
             return
         begun = self._request is not None or self._size > 0
         limit = self.door.header_timeout_s if begun else KEEP_ALIVE_S

@@ -6,14 +6,15 @@ prompt plus ids is exactly what the client has seen. While a stream runs its byt
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from disagg_launch.router import events
 from disagg_launch.router.exchange import Exchange, Kept, Sink
+from disagg_launch.router.relay import KEEP_BYTES
 from disagg_launch.router.splice import Ids, as_ids
 
-KEEP_BYTES = 8 << 20  # a longer stream is not kept to its end, and cannot be gone on with
 DEFAULT_MAX_TOKENS = 16  # what OpenAI's completions endpoint makes of a request without max_tokens
 
 
@@ -94,11 +95,11 @@ class Joined:
         """Never called: the exchange is a stream."""
         raise NotImplementedError
 
-    async def piece(self, data: bytes) -> None:
+    def piece(self, data: bytes) -> Optional[asyncio.Future[None]]:
         """Whole events, put right."""
         self.started = True
         out = b"".join(events.event(self._right(one)) for one in events.values(data))
-        await self._sink.piece(out + events.DONE if data.endswith(b"[DONE]\n\n") else out)
+        return self._sink.piece(out + events.DONE if data.endswith(b"[DONE]\n\n") else out)
 
     async def end(self) -> None:
         """The end of the stream."""

@@ -82,11 +82,9 @@ def _span(body: bytes, quoted: bytes) -> Optional[tuple[int, int]]:
     backslash, is a key. Whether it is one of the outermost object is for the caller to see.
     """
     at = body.find(quoted)
-    if at < 0 or body[at - 1 : at] == b"\\" or body.find(quoted, at + 1) >= 0:
-        return None
-    opening = _OPENING.match(body, at + len(quoted))
-    if not opening:
-        return None
+    opening = _OPENING.match(body, at + len(quoted)) if at >= 0 else None
+    if not opening or body[at - 1 : at] == b"\\" or body.find(quoted, at + 1) >= 0:
+        return None  # the search for a second key comes last: it costs as much as decoding a long text
     start, stop = opening.end() - 1, body.find(b"]", opening.end()) + 1
     if not stop or body[start + 1 : stop - 1].translate(None, _INTEGERS):
         return None  # nothing but digits, commas and blanks can leave the list, so a wrong one is the worker's to refuse

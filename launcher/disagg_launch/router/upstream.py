@@ -1,6 +1,6 @@
 """HTTP/1.1 to the workers: a connection, and a pool of them per worker. This is where a router's time goes, so it is ours and small.
 
-Parsing is httptools'. A body is handed on in the pieces in which it came; nothing looks into it. Headers of answers are not even
+Parsing is httptools'. A body is handed on in the pieces in which it came, and nothing here looks into it. Headers of answers are not even
 collected: only the status and the framing count. Deadlines are swept by one timer for all connections (`Pool.sweep`), so that a
 request costs no timer of its own.
 """
@@ -8,15 +8,14 @@ request costs no timer of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import httptools
 
-HIGH_WATER = 256 * 1024  # bytes waiting for a slow client before the worker is told to wait
 MAX_HEADERS = 64 * 1024  # bytes of response headers
 IDLE_LIMIT_S = 3.5  # below uvicorn's and trtllm-serve's keep-alive of 5 s, so that a reused connection is never one they just closed
 
-_HEAD, _BODY, _END = 1, 2, 3
+_HEAD, _END = 1, 2
 
 
 class UpstreamError(Exception):
@@ -33,11 +32,11 @@ class UpstreamError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection. Call `ask`, then `wait`, then `read` until b"" (or `whole`), then `Pool.put`."""
+    """One keep-alive connection. Call `ask`, then `wait`, then `pour` or `whole`, then `Pool.put`."""
 
     __slots__ = (
-        "_done", "_error", "_held", "_parser", "_paused", "_pieces", "_raw", "_transport", "_waiter",
-        "_want", "deadline", "idle_since", "pool", "reusable", "status", "used",
+        "_done", "_error", "_feed", "_parser", "_pieces", "_raw", "_transport", "_waiter", "_want",
+        "deadline", "idle_since", "on_body", "pool", "reusable", "status", "used",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -45,10 +44,12 @@ class Connection(asyncio.Protocol):
         self.used = 0
         self.idle_since = 0.0
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._pieces: list[bytes] = []
+        self._feed: Optional[Callable[[bytes], None]] = None
+        self.on_body = self._pieces.append  # httptools' call for a piece of body: of all calls the most frequent one
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: Optional[asyncio.Future[None]] = None
         self._error: Optional[UpstreamError] = None
-        self._paused = False
         self._reset()
         self._done = True  # until something is asked
 
@@ -57,8 +58,8 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         self.reusable = False
         self._raw = b""
-        self._pieces: list[bytes] = []
-        self._held = self._want = 0
+        self._pieces.clear()
+        self._want = 0
         self._done = False
 
     # what a caller does
@@ -70,16 +71,29 @@ class Connection(asyncio.Protocol):
         self.deadline = deadline
         self._transport.write(request)
 
-    async def read(self) -> bytes:
-        """What has arrived of the body since the last call, at least one byte; b"" at its end. UpstreamError if it is cut short."""
-        if not self._pieces:
-            await self.wait(_BODY)
-        return self.take()
+    async def pour(self, feed: Callable[[bytes], None]) -> None:
+        """Call `feed` with each piece of the body as it comes, until its end. UpstreamError if it is cut short."""
+        here = self.take()
+        if here:
+            feed(here)
+        self._feed = feed
+        try:
+            await self.wait(_END)
+        finally:
+            self._feed = None
+            self.hold(False)
+
+    def hold(self, still: bool) -> None:
+        """Take nothing from the worker for the time being, or go on."""
+        if self._transport.is_closing():
+            return
+        if still:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     async def whole(self) -> bytes:
         """The whole body. UpstreamError if it is cut short."""
-        if self._paused:
-            self._resume()
         await self.wait(_END)
         return self.take()
 
@@ -95,15 +109,10 @@ class Connection(asyncio.Protocol):
     # inside
 
     def take(self) -> bytes:
-        """What is here of the body and has not been taken."""
+        """What is here of the body and was not taken before."""
         pieces = self._pieces
-        if not pieces:
-            return b""
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._pieces = []
-        self._held = 0
-        if self._paused:
-            self._resume()
+        pieces.clear()
         return data
 
     def _framed(self) -> bool:
@@ -114,14 +123,9 @@ class Connection(asyncio.Protocol):
         head = raw.partition(b"\r\n\r\n")[0].lower()
         return b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding:" in head
 
-    def _resume(self) -> None:
-        self._paused = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
     async def wait(self, want: int) -> None:
-        """Come back when there are headers (1), a piece of body or its end (2), the end (3). UpstreamError if it will never be."""
-        while not (self._done or (want == _HEAD and self.status) or (want == _BODY and self._pieces)):
+        """Come back when there are headers (1) or the end (2). UpstreamError if it will never be."""
+        while not (self._done or (want == _HEAD and self.status)):
             if self._error is not None:  # after what came before it has been read
                 raise self._error
             self._want = want
@@ -159,7 +163,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as wrong:
             self._fail(UpstreamError("garbage", str(wrong)))
             return
-        if not self.status and len(self._raw) > MAX_HEADERS:
+        if self._feed is not None and self._pieces:
+            self._feed(self.take())  # all of one read together: under load there are many small pieces in it
+        elif not self.status and len(self._raw) > MAX_HEADERS:
             self._fail(UpstreamError("garbage", "the headers do not end"))
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
@@ -185,15 +191,6 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         if self._want == _HEAD:
-            self._wake()
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._held += len(body)
-        if self._held > HIGH_WATER and not self._paused and self._want != _END:
-            self._paused = True
-            self._transport.pause_reading()
-        if self._want == _BODY:
             self._wake()
 
     def on_message_complete(self) -> None:

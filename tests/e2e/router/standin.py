@@ -52,6 +52,7 @@ class StandIn:
         self.seen: list[dict[str, Any]] = []
         self.heads: list[dict[str, str]] = []
         self.aborted = 0
+        self.sent = 0  # pieces of streams
         self.held: set[int] = set()
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -185,6 +186,7 @@ class StandIn:
                 await self._end_badly(data, reader, writer)
             writer.write(b"%x\r\n%b\r\n" % (len(data), data))
             await writer.drain()
+            self.sent += 1
             await self._pause(reader, self.pause_s)
         tail = (_event({**base, "object": "chunk", "choices": [], "usage": usage}) if usage else b"") + b"data: [DONE]\n\n"
         writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(tail), tail))

@@ -257,19 +257,41 @@ def test_waiting_is_bounded_and_told(play: Any) -> None:
 def test_a_slow_client_makes_the_worker_wait(play: Any) -> None:
     async def scene() -> None:
         async with cluster() as c:
-            c.gen[0].pad = "x" * 10_000
-            reader, writer = await asyncio.open_connection("127.0.0.1", c.port, limit=1024)
-            writer.write(request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2000, "stream": True}))
-            await asyncio.sleep(1.0)
-            pool = c.app.app._fleet.table.by_url["generation", c.gen[0].url].pool
-            held = [connection._held for connection in pool._busy]  # the stream's, and a health probe's now and then
-            assert held
-            assert max(held) < 1 << 20
+            writer, reader, connection = await unread_stream(c)
+            sent = -1
+            while sent != c.gen[0].sent:
+                sent = c.gen[0].sent
+                await asyncio.sleep(0.3)
+            assert sent < 2000 and connection.transport.get_write_buffer_size() < 1 << 20
             answer = await asyncio.wait_for(read_answer(reader), 30)
             assert answer.done and answer.text == expected("x", 2000)
             writer.close()
 
     play(scene)
+
+
+def test_a_client_that_takes_nothing_for_too_long_is_left(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster(front_door={"stall_timeout_s": 0.5}) as c:
+            writer, _, _ = await unread_stream(c)
+            while not await metric(c, "client_disconnects"):
+                await asyncio.sleep(0.05)
+            assert await metric(c, "worker_active_requests") == 0 and await metric(c, "gen_error_requests") == 0
+            writer.close()
+
+    play(scene)
+
+
+async def unread_stream(c: Cluster) -> Any:
+    """(writer, reader, the router's connection) of a stream of 20 MB that nobody reads, once the router has noticed."""
+    c.gen[0].pad = "x" * 10_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", c.port, limit=1024)
+    writer.write(request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2000, "stream": True}))
+    while True:
+        await asyncio.sleep(0.01)
+        for connection in c.app.connections():
+            if connection.writable is not None:
+                return writer, reader, connection
 
 
 def test_the_gateway_tells_who_is_gone_and_who_is_back(play: Any, tmp_path: Path) -> None:

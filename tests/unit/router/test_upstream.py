@@ -110,19 +110,3 @@ def test_answers_that_could_be_read_in_two_ways_end_the_connection(answer: bytes
             return False
 
     assert run(scene) is False
-
-
-def test_a_slow_reader_pauses_the_worker() -> None:
-    async def scene() -> None:
-        pool = Pool("h:1")
-        pool.loop = asyncio.get_running_loop()
-        connection, wire = Connection(pool), Wire()
-        connection.connection_made(wire)
-        connection.ask(b"x", 0)
-        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
-        for _ in range(8):
-            connection.data_received(b"z" * 50_000)
-        assert wire.paused
-        assert len(await connection.read()) == 400_000 and not wire.paused
-
-    run(scene)
