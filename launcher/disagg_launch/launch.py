@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Union
+from typing import Any, Callable, Mapping, Optional, Union
 
 VERSION = 1
 
@@ -131,6 +131,31 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Target:
+    """How many instances a role may have, and how long its requests are meant to wait on average: for a worker, or for the first token.
+
+    Seconds; a wait of 0 is not looked at. After a change of the role nothing is changed for `cool_down_s`; it grows by `step` at most.
+    """
+
+    minimum: int
+    maximum: int
+    queue_s: float = 0.0
+    ttft_s: float = 0.0
+    cool_down_s: float = 60.0
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Autoscale:
+    """`targets` by role, judged every `interval_s` by what was seen in the last `window_s`; `argv` and wishes carry a wish out."""
+
+    argv: tuple[str, ...]
+    targets: Mapping[str, Target]
+    interval_s: float = 5.0
+    window_s: float = 30.0
+
+
+@dataclass(frozen=True)
 class Launch:
     """The whole of launch.json. `files`: path in the run folder -> late-bound text, written by the gateway once hosts are known."""
 
@@ -142,6 +167,7 @@ class Launch:
     files: Mapping[str, Text] = field(default_factory=dict)
     readiness: Readiness = field(default_factory=Readiness)
     policy: Policy = field(default_factory=Policy)
+    autoscale: Optional[Autoscale] = None
     version: int = VERSION
 
 
@@ -171,8 +197,16 @@ def from_json(text: str) -> Launch:
         files={k: _text(v) for k, v in raw["files"].items()},
         readiness=Readiness(**raw["readiness"]),
         policy=Policy(**raw["policy"]),
+        autoscale=_autoscale(raw["autoscale"]),
         version=raw["version"],
     )
+
+
+def _autoscale(raw: Any) -> Optional[Autoscale]:
+    if raw is None:
+        return None
+    targets = {role: Target(**one) for role, one in raw["targets"].items()}
+    return Autoscale(**{**raw, "argv": tuple(raw["argv"]), "targets": targets})
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from disagg_launch import backends, engines, launch, plan, routers, zipapp
 from disagg_launch.discovery import planned
@@ -17,6 +17,7 @@ from disagg_launch.files import RUNNABLE, File
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
+    from disagg_launch.spec.maps import Scaled
 
 
 def render(
@@ -47,6 +48,7 @@ def render(
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
         readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s, limit_why=limit.why),
         policy=launch.Policy(**spec.restart.model_dump()),
+        autoscale=_autoscale(spec, layout, starts, python),
     )
     return (
         File("spec.yaml", spec.source.text),
@@ -92,6 +94,25 @@ def _check_worlds(spec: Spec, workers: tuple[launch.Worker, ...], starts: tuple[
         else:
             continue
         raise BadInput(str(spec.source.complaint(("engine", "launch"), f"{spec.engine.launch or spec.engine.name} {text}", key=True)))
+
+
+def _autoscale(spec: Spec, layout: plan.Plan, starts: tuple[launch.Start, ...], python: str) -> Optional[launch.Autoscale]:
+    """The scaling policy, and the command by which the gateway carries it out. BadInput where instances cannot come and go."""
+    given = spec.autoscale
+    if given is None:
+        return None
+    if len(starts) != len(layout.instances):
+        text = "needs one step per instance, and here one launcher starts them all: use the backend local or slurm"
+        raise BadInput(str(spec.source.complaint(("autoscale",), text, key=True)))
+    roles = {plan.CONTEXT: given.context_servers, plan.GENERATION: given.generation_servers}
+    argv = (python, "-m", "disagg_launch", "scale", "--drain", f"{given.drain_s:g}")
+    targets = {role: target(one) for role, one in roles.items() if one}
+    return launch.Autoscale(argv, targets, given.interval_s, given.window_s)
+
+
+def target(one: Scaled) -> launch.Target:
+    """A role's part of the scaling policy, as the runtime half knows it."""
+    return launch.Target(one.min, one.max, one.queue_s or 0.0, one.ttft_s or 0.0, one.cool_down_s, one.step)
 
 
 def _worker(spec: Spec, layout: plan.Plan, instance: plan.Instance, engine: engines.Engine) -> launch.Worker:

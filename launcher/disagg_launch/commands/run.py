@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from disagg_launch.errors import BackendRefused, BadInput, NotReady, WorkerDied
+from disagg_launch.plan import PREFIX
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -145,7 +146,16 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     for one in [*found["instances"], found["router"]]:
         restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
         lines.append(f"  {one['name']:8} {one['ended'] or one['stage']}{restarts}  {one['url']}  {one['detail']}".rstrip())
-    return lines
+    return [*lines, *_autoscale_lines(found.get("autoscale"))]
+
+
+def _autoscale_lines(told: Optional[dict[str, Any]]) -> list[str]:
+    if not told:
+        return []
+    lines = [f"  autoscale {PREFIX[role]}: {one['instances']}, wished {one['wish']}: {one['why']}" for role, one in told["roles"].items()]
+    lines += [f"  autoscale: {told['trouble']}"] if told["trouble"] else []
+    last = told["last"]
+    return [*lines, f"  autoscale at {last['time']}: {' '.join(last['words'])} ({last['why']}): {last['outcome']}"] if last else lines
 
 
 def _with_command(gateway: Sequence[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""What the gateway tells the router: POST /admin/drain, gone, undrain, remove {"worker": "host:port"}; GET /admin/workers.
+"""What the gateway tells the router: POST /admin/drain, gone, undrain, remove {"worker": "host:port"}; GET /admin/workers and load.
 
 `gone`: the process has ended, so whoever waits for it is served elsewhere at once. `drain`: no new requests, running ones go on.
 `undrain`: it is back, or to be used again; it is given requests as soon as its health page says 200.
@@ -9,7 +9,7 @@ All of it needs the token in `admin_token_file`.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Callable
 
 import orjson
 
@@ -29,9 +29,10 @@ _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 class Admin:
-    """The admin interface of one router process."""
+    """The admin interface of one router process. `load` gives the figures of /admin/load."""
 
-    def __init__(self, fleet: Fleet, door: FrontDoor, siblings: Siblings) -> None:
+    def __init__(self, fleet: Fleet, door: FrontDoor, siblings: Siblings, load: Callable[[], Any]) -> None:
+        self._load = load
         self._fleet = fleet
         self._siblings = siblings
         self._keys = Keys(door.admin_token_file) if door.admin_token_file else None
@@ -42,8 +43,10 @@ class Admin:
         self.admit(request.headers.get(b"authorization", b""), request.peer)
         if request.method == b"GET" and what == "workers":
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
+        if request.method == b"GET" and what == "load":
+            return dumps(self._load())
         if request.method != b"POST" or what not in (*STATES, REMOVE):
-            raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers")
+            raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers or load")
         return self.carry_out(what, _message(bytes(request.body)))
 
     def admit(self, authorization: bytes, peer: str) -> None:

@@ -40,14 +40,22 @@ log = logging.getLogger(__name__)
 class App:
     """Answers requests. Made inside the running event loop. `mounts` have whole paths, or a first part such as "/ui/" with all below it."""
 
-    def __init__(self, fleet: Fleet, flow: Flow, metrics: Metrics, mounts: Mapping[str, asgi.Application], siblings: Siblings) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        flow: Flow,
+        metrics: Metrics,
+        mounts: Mapping[str, asgi.Application],
+        siblings: Siblings,
+        load: Callable[[], Any],
+    ) -> None:
         config = fleet.config
         self._discovers = config.discovers
         self._mounts = {path.encode(): application for path, application in mounts.items()}
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
-        self.admin = Admin(fleet, self._door, siblings)
+        self.admin = Admin(fleet, self._door, siblings, load)
         self._perf = Perf(fleet.table, config.perf_metrics_max_requests)
         self.access = AccessLog(self._door.access_log)
         self._loop = asyncio.get_running_loop()

@@ -47,21 +47,32 @@ class Dispatch:
         self._memory = {role: policies.Memory(config.roles[role].options) for role in (CONTEXT, GENERATION)}
         self._choose = {role: policies.POLICIES[config.roles[role].policy] for role in (CONTEXT, GENERATION)}
         self._loop = asyncio.get_running_loop()
+        self.waiting: dict[str, dict[object, float]] = {CONTEXT: {}, GENERATION: {}}
+        """By role, since when each waiting request has waited; the oldest first."""
 
     async def take(self, role: str, exchange: Exchange) -> Worker:
         """A worker for this role, counted as busy with the exchange until `give_back`. Refused if there is none in time."""
         worker = self._pick(role, exchange)
         if worker is None:
-            began = self._loop.time()
-            why = f"every {role} worker is busy" if self.table.usable(role) else f"no {role} worker is ready"
-            pick, undo = lambda: self._pick(role, exchange), lambda picked: self.give_back(picked, exchange)
-            try:
-                worker = await self.queue.wait(exchange.client, pick, undo, why)
-            except Refused:
-                self._metrics.count("shed_requests")
-                raise
-            exchange.queued_s += self._loop.time() - began
+            return await self._wait(role, exchange)
+        self._metrics.turn[role].observe(0.0)
         return worker
+
+    async def _wait(self, role: str, exchange: Exchange) -> Worker:
+        mark, began = object(), self._loop.time()
+        self.waiting[role][mark] = began
+        why = f"every {role} worker is busy" if self.table.usable(role) else f"no {role} worker is ready"
+        pick, undo = lambda: self._pick(role, exchange), lambda picked: self.give_back(picked, exchange)
+        try:
+            return await self.queue.wait(exchange.client, pick, undo, why)
+        except Refused:
+            self._metrics.count("shed_requests")
+            raise
+        finally:
+            del self.waiting[role][mark]
+            waited_s = self._loop.time() - began
+            exchange.queued_s += waited_s
+            self._metrics.turn[role].observe(waited_s)
 
     def give_back(self, worker: Worker, exchange: Exchange) -> None:
         """The worker is no longer busy with the exchange."""

@@ -76,6 +76,7 @@ class Metrics:
         self.ttft = Histogram(SHORT)
         self.inter_token = Histogram(SHORT)
         self.hand_over = Histogram(SHORT)
+        self.turn = {CONTEXT: Histogram(SHORT), GENERATION: Histogram(SHORT)}
         self.first_token = {CONTEXT: Histogram(SHORT), GENERATION: Histogram(SHORT)}
         self.complete = {CONTEXT: Histogram(LONG), GENERATION: Histogram(LONG)}
         self.retries: dict[tuple[str, str], int] = {}
@@ -86,7 +87,8 @@ class Metrics:
 
     def fold(self) -> None:
         """Count what the histograms have collected."""
-        for one in (self.queue, self.ttft, self.inter_token, self.hand_over, *self.first_token.values(), *self.complete.values()):
+        by_role = (*self.turn.values(), *self.first_token.values(), *self.complete.values())
+        for one in (self.queue, self.ttft, self.inter_token, self.hand_over, *by_role):
             one.fold()
 
     def count(self, name: str) -> None:
@@ -127,6 +129,7 @@ class Metrics:
             for name, attribute in (("total", "requests"), ("error", "errors"), ("retry", "retries"), ("completed", "completed")):
                 yield f"# TYPE {prefix}_{name}_requests counter"
                 yield f"{prefix}_{name}_requests {sum(getattr(w, attribute) for w in mine)}"
+            yield from self.turn[role].lines(f"{prefix}_queue_latency_seconds", f"waiting for a {role} worker")
             yield from self.first_token[role].lines(f"{prefix}_first_token_latency_seconds", f"of {role} workers")
             yield from self.complete[role].lines(f"{prefix}_complete_latency_seconds", f"of {role} workers")
         yield "# TYPE worker_state gauge"

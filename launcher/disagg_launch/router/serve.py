@@ -20,6 +20,7 @@ from disagg_launch.router.config import Config
 from disagg_launch.router.dispatch import Dispatch
 from disagg_launch.router.fleet import Fleet
 from disagg_launch.router.flow import Flow
+from disagg_launch.router.load import load
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, Reply, Request, bound
@@ -60,7 +61,8 @@ class Application:
         flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)
         page = attach_page(fleet, self._config, metrics, lambda: self.app.admin)
-        self.app = App(fleet, flow, metrics, {**discovery.mounts, **page.mounts}, self._siblings)
+        mounts = {**discovery.mounts, **page.mounts}
+        self.app = App(fleet, flow, metrics, mounts, self._siblings, lambda: load(dispatch, metrics))
         self._siblings.listen(asyncio.get_running_loop(), self.app.admin.hear)
         await fleet.start()
         sweeper = asyncio.ensure_future(self._sweep(metrics))

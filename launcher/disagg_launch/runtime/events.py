@@ -11,6 +11,7 @@ Always there: `at` (unix seconds), `t` (seconds since the gateway began), `event
     router      stage "open"
     proof       ok, context, generation (the pair)
     change      what `scale` did, in text
+    autoscale   what the policy wished and what came of it, in text
     verdict     state, code, instance (the first to blame)
     stopped     state
 

@@ -22,6 +22,7 @@ from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
 from disagg_launch.runtime import allocation, bootstrap, causes, exposition, folder
 from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime.autoscaler import Autoscaler
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
@@ -55,6 +56,7 @@ class Gateway:
         self.asked_to_stop = False
         self.repair = Repair(self)
         self.scaling = Scaling(self)
+        self.autoscaler = Autoscaler(self)
         self.lookout = Lookout(self)
         self.events = Events(run)
         self.exposition = Exposition(lambda: exposition.page(self.status(), self.events.counts, self.events.began_at, self.ready_s))
@@ -172,6 +174,7 @@ class Gateway:
 
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
+        self.spawn(self.autoscaler.run())
         while True:
             verdict = self._interrupted() or self.repair.verdict()
             if verdict is not None:
@@ -225,6 +228,7 @@ class Gateway:
             "instances": [one.as_dict() for one in self.fleet.records.values()],
             "resting": sorted(self.scaling.resting),
             "metrics": self.figures(),
+            "autoscale": self.autoscaler.told(),
         }
 
     def figures(self) -> Dict[str, str]:

@@ -2,7 +2,7 @@
 
 from disagg_launch.spec.complaint import ERROR, WARNING, BadTopology, Complaint
 from disagg_launch.spec.load import ROUTER_KEYS, Spec, load, loads
-from disagg_launch.spec.maps import Cluster, Engine, Exclude, FrontDoor, Group, Mpi, Pin, Readiness, Restart
+from disagg_launch.spec.maps import Autoscale, Cluster, Engine, Exclude, FrontDoor, Group, Mpi, Pin, Readiness, Restart
 from disagg_launch.spec.model import DisaggCluster, MetadataServer, Section, Topology
 from disagg_launch.spec.slurm import Het, Slurm, SlurmPart
 
@@ -10,6 +10,7 @@ __all__ = [
     "ERROR",
     "ROUTER_KEYS",
     "WARNING",
+    "Autoscale",
     "BadTopology",
     "Cluster",
     "Complaint",

@@ -132,6 +132,17 @@ def _cluster_whole(topology: Topology, source: Source) -> Iterator[Complaint]:
         )
 
 
+def _autoscale_whole(topology: Topology, source: Source) -> Iterator[Complaint]:
+    for key in SECTIONS:
+        scaled = getattr(topology.autoscale, key) if topology.autoscale else None
+        if scaled is None:
+            continue
+        if scaled.min > scaled.max:
+            yield source.complaint(("autoscale", key, "min"), f"found {scaled.min}, and max is {scaled.max}; allowed: at most max")
+        if scaled.queue_s is None and scaled.ttft_s is None:
+            yield source.complaint(("autoscale", key), "found no target; needed: queue_s, ttft_s or both", key=True)
+
+
 def _metadata_there(topology: Topology, source: Source) -> Iterator[Complaint]:
     if topology.engine.metadata_server and topology.metadata_server is None:
         yield source.complaint(("metadata_server",), "is missing; `engine.metadata_server: true` needs this map")
@@ -172,6 +183,7 @@ RULES: tuple[Rule, ...] = (
     _size_bounded,
     _pins_fit,
     _cluster_whole,
+    _autoscale_whole,
     _metadata_there,
     _engine_keys_known,
 )

@@ -1,4 +1,4 @@
-"""Our own maps in a topology file, except Slurm's: engine, cluster, mpi, readiness, restart, router, lint."""
+"""Our own maps in a topology file, except Slurm's: engine, cluster, mpi, readiness, restart, autoscale, router, lint."""
 
 from __future__ import annotations
 
@@ -151,6 +151,36 @@ class Restart(Closed):
     """Between asking a process to end and killing it."""
     fence_s: Positive = 30.0
     """A node not heard of for so long is lost: its workers end themselves, and their instance may start elsewhere."""
+
+
+class Scaled(Closed):
+    """How many servers of a role there may be, and how long requests are meant to wait for them on average. Needs a target."""
+
+    min: Size = 1
+    """At least so many instances."""
+    max: Size
+    """At most so many instances."""
+    queue_s: Optional[Positive] = None
+    """Target: seconds that requests wait in the front door for a worker; they do from router.options.max_in_flight_per_worker on."""
+    ttft_s: Optional[Positive] = None
+    """Target: seconds until a context server's answer, or a generation server's first token (without a stream: its whole answer)."""
+    cool_down_s: Seconds = 60.0
+    """After a change of the role, seconds in which it is left alone; it should be longer than a server takes to start."""
+    step: Size = 1
+    """So many instances more at once, at most; fewer become only one by one."""
+
+
+class Autoscale(Closed):
+    """How many servers there are follows the load. A role that is not named stays as it is."""
+
+    context_servers: Optional[Scaled] = None
+    generation_servers: Optional[Scaled] = None
+    interval_s: Positive = 5.0
+    """Seconds between two looks at the front door's figures."""
+    window_s: Positive = 30.0
+    """Seconds of them that are judged together."""
+    drain_s: Seconds = 120.0
+    """Seconds that requests under way get to finish at a server that is to go; nothing else is changed meanwhile."""
 
 
 class FrontDoor(Closed):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import ConfigDict, Field, field_validator
 
 from disagg_launch.spec.fields import Closed, Command, Count, Environ, Line, Many, Name, Port, Positive, Size, Url
-from disagg_launch.spec.maps import Cluster, Engine, FrontDoor, Lint, Mpi, Readiness, Restart
+from disagg_launch.spec.maps import Autoscale, Cluster, Engine, FrontDoor, Lint, Mpi, Readiness, Restart
 from disagg_launch.spec.slurm import Slurm
 
 
@@ -126,6 +126,7 @@ class Topology(Closed):
     mpi: Mpi = Mpi()
     readiness: Readiness = Readiness()
     restart: Restart = Restart()
+    autoscale: Optional[Autoscale] = None
     env: Environ = Field(default_factory=dict)
     """Environment of every worker."""
     router: FrontDoor = FrontDoor()

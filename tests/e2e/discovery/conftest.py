@@ -11,12 +11,16 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
 
 from disagg_launch.discovery.memory import Memory
 from disagg_launch.discovery.served import Served
+
+if TYPE_CHECKING:
+    from deployment_under_load import Deployment
 
 ETCD = shutil.which("etcd")
 PATIENCE_S = 20.0
@@ -107,3 +111,19 @@ def storage() -> Iterator[Storage]:
     served = Storage()
     yield served
     served.stop()
+
+
+@pytest.fixture
+def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Deployment]]:
+    """Starts one context and one generation server of the embedded engine; with True, they make themselves known."""
+    made: list[Deployment] = []
+
+    def begin(discovers: bool, **more: dict[str, object]) -> Deployment:
+        from deployment_under_load import Deployment
+
+        made.append(Deployment(tmp_path, discovers, **more))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()

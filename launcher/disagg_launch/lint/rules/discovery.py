@@ -1,12 +1,14 @@
-"""DL02x: service discovery and the metadata server."""
+"""DL02x: service discovery, the metadata server and autoscaling."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
+from disagg_launch.errors import DoesNotFit
+from disagg_launch.lint.rule import ERROR, SECTION, WARNING, Case, Finding, rule
 from disagg_launch.lint.rules.layout import LOOPBACK
+from disagg_launch.spec.maps import Scaled
 
 MISMATCH = "The documentation and the code of TensorRT-LLM disagree"
 
@@ -111,3 +113,72 @@ def conditional_router(case: Case) -> Iterator[Finding]:
     kind = case.spec.generation_servers.router.get("type", "round_robin")
     if case.spec.conditional_disagg_config and kind != "kv_cache_aware":
         yield ("conditional_disagg_config",), f"found the generation router {kind}; needed: kv_cache_aware"
+
+
+def scaled(case: Case) -> list[tuple[str, Scaled]]:
+    """(section key, limits) of the roles that are scaled."""
+    found = ((key, getattr(case.spec.autoscale, key, None)) for key in SECTION.values())
+    return [(key, one) for key, one in found if one]
+
+
+@rule(
+    "DL027",
+    ERROR,
+    "autoscale contradicts num_instances or minimal_instances",
+    why="It would change the deployment as soon as it is up, or below what the front door needs to be ready.",
+    fix="Let `num_instances` lie between `min` and `max`, and `min` be no less than `minimal_instances`.",
+    source="disagg-launch: a role is kept between min and max at once, whatever its load",
+)
+def autoscale_limits(case: Case) -> Iterator[Finding]:
+    cluster = case.spec.disagg_cluster
+    for key, one in scaled(case):
+        count = getattr(case.spec, key).num_instances
+        if not one.min <= count <= one.max:
+            yield ("autoscale", key), f"found {one.min} to {one.max}; planned: {count}"
+        needed = getattr(cluster.minimal_instances, key) if cluster else 0
+        if one.min < needed:
+            yield ("autoscale", key, "min"), f"found {one.min}; needed by disagg_cluster.minimal_instances: {needed}"
+
+
+@rule(
+    "DL028",
+    WARNING,
+    "autoscale may wish for more instances than there is room for",
+    why="Such a wish is refused and said, and the roles stay as they are.",
+    fix="Lower `max`, or give the cluster more nodes or GPUs.",
+    source="the placement of the topology with both roles at their max",
+)
+def autoscale_room(case: Case) -> Iterator[Finding]:
+    from disagg_launch import place
+
+    most = {key: getattr(case.spec, key).model_copy(update={"num_instances": one.max}) for key, one in scaled(case)}
+    if not most or case.spec.external:
+        return
+    try:
+        place.place(case.spec.model_copy(update=most))
+    except DoesNotFit as wrong:
+        wish = " and ".join(f"{one.max} {key}" for key, one in scaled(case))
+        yield ("autoscale",), f"found up to {wish}: {str(wrong).partition(chr(10))[0]}"
+
+
+@rule(
+    "DL029",
+    ERROR,
+    "autoscale has nothing to go by, or no way to change the deployment",
+    why="Only the built-in router tells how long requests wait, each of its processes for itself; only steps of one instance can be added.",
+    fix="Use `router: {name: builtin}` with one process, and `slurm: {mode: step-per-instance}`.",
+    source="disagg-launch: the gateway reads /admin/load",
+)
+def autoscale_possible(case: Case) -> Iterator[Finding]:
+    if not scaled(case):
+        return
+    router, slurm = case.spec.router, case.spec.slurm
+    if router.name != "builtin":
+        yield ("router", "name"), f"found {router.name}; needed with autoscale: builtin"
+    if router.options.get("processes", 1) != 1:
+        yield ("router", "options", "processes"), f"found {router.options['processes']}; needed with autoscale: 1"
+    if "slurm" in case.spec.model_fields_set and slurm.mode != "step-per-instance":
+        yield ("slurm", "mode"), f"found {slurm.mode}; needed with autoscale: step-per-instance"
+    for key, one in scaled(case):
+        if one.queue_s and not one.ttft_s and not router.options.get("max_in_flight_per_worker"):
+            yield ("autoscale", key, "queue_s"), "found no other target; without router.options.max_in_flight_per_worker nobody waits there"

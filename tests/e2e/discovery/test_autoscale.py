@@ -1,0 +1,50 @@
+"""A deployment whose policy makes it grow under load and shrink when that is over, without a failed request or a wrong text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from conftest import until
+from deployment_under_load import PROMPTS, Deployment, Load, command
+
+QUICK = {"interval_s": 0.3, "window_s": 1.5}
+ONE_AT_A_TIME = {"options": {"max_in_flight_per_worker": 1}}
+
+
+def told(deployment: Deployment) -> dict[str, Any]:
+    """What `status` knows of the policy."""
+    found: dict[str, Any] = json.loads(command("status", deployment.run, "--json").stdout)["autoscale"]
+    return found
+
+
+def test_it_grows_under_load_and_shrinks_after_it(start: Callable[..., Deployment]) -> None:
+    limits = {"max": 2, "queue_s": 0.005, "cool_down_s": 1}
+    deployment = start(False, autoscale={"generation_servers": limits, **QUICK}, router=ONE_AT_A_TIME)
+    right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
+    with Load(deployment) as load:
+        until(lambda: "gen1" in deployment.serving() or load.failures, "a second generation server")
+        load.more(20)
+        assert told(deployment)["last"]["words"] == ["gen=2"]
+        assert "waiting for a worker" in told(deployment)["last"]["why"]
+    until(lambda: deployment.serving() == {"ctx0", "gen0"}, "its end")
+    until(lambda: told(deployment)["last"]["outcome"] == "done", "the end of the change")
+    assert load.failures == []
+    assert load.texts == right
+    said = command("status", deployment.run).stdout
+    assert "autoscale gen: 1, wished 1: " in said
+    assert "gen=1 (gen: waiting for a worker 0 s, target 0.005 s): done" in said
+    told_by_gateway = (deployment.run / "logs" / "gateway.log").read_text()
+    assert told_by_gateway.index("autoscale wishes gen=2") < told_by_gateway.index("autoscale wishes gen=1")
+
+
+def test_a_wish_that_cannot_be_carried_out_is_said_and_changes_nothing(start: Callable[..., Deployment]) -> None:
+    limits = {"max": 2, "queue_s": 0.005, "cool_down_s": 1}
+    full = {"nodes": 1, "gpus_per_node": 2}
+    deployment = start(False, autoscale={"generation_servers": limits, **QUICK}, router=ONE_AT_A_TIME, cluster=full)
+    with Load(deployment) as load:
+        until(lambda: (told(deployment)["last"] or {}).get("outcome", "under way") != "under way", "a refusal")
+    assert told(deployment)["last"]["outcome"].startswith("exit code 3; ")
+    assert load.failures == []
+    assert deployment.serving() == {"ctx0", "gen0"}
