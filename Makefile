@@ -23,6 +23,7 @@ docs: $(VENV)/.dev ## what is generated from the code; tests hold these files to
 	$(BIN)/disagg-launch schema > examples/topology.schema.json
 	$(BIN)/disagg-launch schema --markdown > docs/topology.md
 	$(BIN)/disagg-launch lint --table > docs/lint.md
+	$(BIN)/disagg-launch explain --table > docs/causes.md
 
 slurm-up: ## a real Slurm cluster on this machine: eval "$$(python3 slurm/testcluster/cluster.py env)" to use it
 	@$(PYTHON) slurm/testcluster/cluster.py install >&2

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "down": ("run", "down", "Stop a running deployment in order."),
     "status": ("run", "status", "Say how a deployment is."),
     "top": ("top", "top", "Watch a deployment: instances, GPUs, requests, latencies."),
+    "explain": ("explain", "explain", "Say why a deployment failed, and what to do."),
     "logs": ("run", "logs", "Print the instances' logs."),
     "scale": ("scale", "scale", "Change how many instances a running deployment has."),
     "restart": ("scale", "restart", "Restart instances one after the other, drained first."),

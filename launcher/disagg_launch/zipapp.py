@@ -26,7 +26,7 @@ def bundle() -> bytes:
     package = importlib.resources.files("disagg_launch")
     sources = {f"disagg_launch/{name}": package.joinpath(name).read_bytes() for name in MODULES}
     for one in package.joinpath("runtime").iterdir():
-        if one.name.endswith(".py"):
+        if one.name.endswith((".py", ".json")):
             sources[f"disagg_launch/runtime/{one.name}"] = one.read_bytes()
     entries = {"__main__.py": MAIN.encode(), **sources, **{f"{name}c": _bytecode(name, text) for name, text in sources.items()}}
     out = io.BytesIO(b"#!/usr/bin/env python3\n")

@@ -111,7 +111,7 @@ def status(run: pathlib.Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        for line in _status_lines(found):
+        for line in [*_status_lines(found), *_failure(run, found)]:
             click.echo(line)
     sys.exit({"ready": 0, "starting": NotReady.exit_code, "pending": NotReady.exit_code}.get(found["state"], WorkerDied.exit_code))
 
@@ -156,6 +156,15 @@ def _autoscale_lines(told: Optional[dict[str, Any]]) -> list[str]:
     lines += [f"  autoscale: {told['trouble']}"] if told["trouble"] else []
     last = told["last"]
     return [*lines, f"  autoscale at {last['time']}: {' '.join(last['words'])} ({last['why']}): {last['outcome']}"] if last else lines
+
+
+def _failure(run: pathlib.Path, found: dict[str, Any]) -> list[str]:
+    """The verdict in one line, if there is one."""
+    from disagg_launch import explanation
+    from disagg_launch.runtime import verdict
+
+    told = explanation.read(run) if found["state"] in ("failed", "lost") else {}
+    return [f"  {verdict.one_line(told)}; `disagg-launch explain {run}` tells more"] if told and verdict.one_line(told) else []
 
 
 def _with_command(gateway: Sequence[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import resource
 import secrets
@@ -20,8 +19,9 @@ from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import allocation, bootstrap, causes, exposition, folder
+from disagg_launch.runtime import allocation, bootstrap, exposition, folder
 from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime import verdict as verdicts
 from disagg_launch.runtime.autoscaler import Autoscaler
 from disagg_launch.runtime.binding import Binding
 from disagg_launch.runtime.board import Board
@@ -62,6 +62,7 @@ class Gateway:
         self.exposition = Exposition(lambda: exposition.page(self.status(), self.events.counts, self.events.began_at, self.ready_s))
         self.ready_s = 0.0
         self.address = ""
+        self.oom_kills = verdicts.oom_kills()
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
 
@@ -86,7 +87,7 @@ class Gateway:
                 verdict = await self._watch()
         except (BackendRefused, RankRefused) as refused:
             verdict = Verdict(FAILED, str(refused), BackendRefused.exit_code)
-        self._announce(verdict)
+        await self._announce(verdict)
         await self._stop()
         self._finish(verdict)
         return verdict.exit_code
@@ -96,6 +97,7 @@ class Gateway:
         plan = self.plan
         job, counts = allocation.job(os.environ), (len(plan.instances), len(plan.ranks))
         text = f"plan {plan.digest} of {plan.name}"
+        verdicts.forget(self.run)
         self.events.tell("begun", text, digest=plan.digest, job=job, instances=counts[0], ranks=counts[1])
         self._claim_router_port()
         port = await self.desk.open(self.listen)
@@ -235,21 +237,17 @@ class Gateway:
         """Where figures for Prometheus are: this gateway's and the router's."""
         return exposition.addresses(self.exposition.url, self.launch.router, self.fleet.router.host)
 
-    def _announce(self, verdict: Verdict) -> None:
-        """The verdict in words and in state/verdict.json: what happened, the last lines of the log, a likely cause and one thing to do."""
-        one = self.fleet.router if verdict.instance == ROUTER else self.fleet.records.get(verdict.instance)
-        lines = one.last_lines() if one else []
-        cause = causes.explain([verdict.reason, *lines], verdict.reason) if one and one.ended else None
+    async def _announce(self, verdict: Verdict) -> None:
+        """The verdict in words and in state/verdict.json. Reading the logs is left to a thread: leases want their beats meanwhile."""
         self.board.note(f"{verdict.state}: {verdict.reason}")
         self.events.follow([*self.fleet.records.values(), self.fleet.router])
         self.events.tell("verdict", verdict.reason, verdict.instance, state=verdict.state, code=verdict.exit_code)
-        if one and lines and verdict.state == FAILED:
-            self.board.note(f"last lines of {one.log_path}:\n" + "\n".join(f"    {text}" for text in lines))
-        if cause:
-            self.board.note(f"likely cause: {cause.cause}; {cause.remedy}")
-        told: Dict[str, Any] = {"log": one.log_path if one else "", "last_lines": lines, **vars(verdict)}
-        told.update({"cause": cause.cause, "remedy": cause.remedy} if cause else {})
-        folder.write_private(os.path.join(self.run, "state", "verdict.json"), json.dumps(told, indent=1) + "\n")
+        killed = verdicts.oom_kills() - self.oom_kills
+        said = verdict.state, verdict.reason, verdict.exit_code, verdict.instance
+        told = await self.loop.run_in_executor(None, verdicts.judged, self.run, *said, killed)
+        verdicts.write(self.run, told)
+        for text in verdicts.paragraphs(told):
+            self.board.note(text)
 
     async def _stop(self) -> None:
         self.state = "stopping"

@@ -12,7 +12,6 @@ import zipfile
 import pytest
 
 from disagg_launch import zipapp
-from disagg_launch.runtime import causes
 
 PACKAGE = pathlib.Path(str(importlib.resources.files("disagg_launch")))
 SOURCES = sorted([*PACKAGE.glob("runtime/*.py"), *(PACKAGE / name for name in zipapp.MODULES)])
@@ -85,26 +84,3 @@ def test_a_rank_imports_nothing_heavy(tmp_path):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert done.returncode == 70 and "disagg_launch.runtime.bootstrap" in loaded
     assert loaded & HEAVY == set()
-
-
-REAL_ENDINGS = {
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB": "the GPU ran out of memory",
-    "OSError: [Errno 98] Address already in use": "the port is in use",
-    "OSError: [Errno 28] No space left on device": "the disk is full",
-    "ModuleNotFoundError: No module named 'tensorrt_llm'": "a Python package is missing in the worker's environment",
-    "disagg-launch: MPI.COMM_WORLD has size 1, the step has 8 tasks": "mpirun and the MPI library belong to different builds",
-    "FileNotFoundError: [Errno 2] No such file or directory: '/models/llama'": "a file or program is missing",
-    "vm:12:12 [0] NCCL WARN Bootstrap : no socket interface found": "NCCL could not talk",
-    "huggingface_hub.errors.GatedRepoError: 401 Client Error": "the model needs a licence or a token",
-}
-
-
-@pytest.mark.parametrize("line", REAL_ENDINGS)
-def test_likely_causes(line):
-    found = causes.explain(["INFO loading", line, ""])
-    assert found.cause == REAL_ENDINGS[line] and found.remedy
-
-
-def test_no_cause_is_better_than_a_wrong_one():
-    assert causes.explain(["all is well"], "exit code 1") is None
-    assert causes.explain([], "rank 0 on node1: signal SIGKILL").cause.startswith("the kernel or the batch system killed it")

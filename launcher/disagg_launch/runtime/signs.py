@@ -1,0 +1,140 @@
+"""The signs that an instance failed, and the first of them over all instances: by time, so that the first is found and not the loudest.
+
+All times are arrivals at the gateway, on its one clock (see `logbook`). A line that only follows on another's failure ("connection reset by
+peer") counts only where nobody shows anything else, so that a first error whose line was held back in a buffer is not missed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from disagg_launch.runtime import causes, logbook
+from disagg_launch.runtime.causes import END, Cause
+from disagg_launch.runtime.chronicle import End, Story, stamp
+from disagg_launch.runtime.levels import ERROR, continues, level_of
+from disagg_launch.runtime.logbook import Line
+from disagg_launch.runtime.readiness import HEALTHY
+
+LOOK_BACK_S = 660.0
+"""An error may show so long before anybody ends: NCCL's ranks wait 600 s for one that has failed."""
+BURST_S = 15.0
+"""An error that the catalogue does not know counts only when its instance ended so soon after it: engines go on after many."""
+SETTLE_S = 1.0
+"""Lines that come so soon after an end belong to it: a launcher tells of it, and pipes are emptied."""
+ALL_BYTES, LEAST_BYTES = 64 << 20, 256 << 10
+"""How much of the logs is read, all together and at least of each."""
+BUDGET_S = 4.0
+"""How long that may take; then the logs of those that ended last stay unread, and the verdict says so."""
+SHOWN_LINES = 8
+LAUNCHER = "-"
+FOLLOWS = re.compile(r"step \S+ ended with (\S+)$")
+
+
+class Sign(NamedTuple):
+    """What showed first in one instance. `rank` is the instance rank that said it ("" if its end is all there is)."""
+
+    instance: str
+    stamp: str
+    rank: str
+    text: str
+    consequence: bool
+
+
+class Evidence(NamedTuple):
+    """The lines of one instance that mean something, each with what the catalogue says of it, in the order of their arrival."""
+
+    instance: str
+    end: Optional[End]
+    lines: Tuple[Tuple[Line, Optional[Cause]], ...]
+
+    def first_sign(self) -> Optional[Sign]:
+        """None when nothing shows that it failed."""
+        ended = stamp(self.end.at) if self.end else ""
+        burst = stamp(self.end.at - BURST_S) if self.end else "~"
+        known = [(one, cause) for one, cause in self.lines if (cause and not cause.consequence) or (not cause and one.stamp >= burst)]
+        if known:
+            one = known[0][0]
+            return Sign(self.instance, min(one.stamp, ended or one.stamp), one.rank, one.text, False)
+        if self.end is None:
+            return None
+        follows = causes.fits(self.end.text, END)
+        if self.lines and not (follows and not follows.consequence):
+            one = self.lines[0][0]
+            return Sign(self.instance, min(one.stamp, ended), one.rank, one.text, True)
+        return Sign(self.instance, ended, "", self.end.text, bool(follows and follows.consequence))
+
+    def cause(self, sign: Sign) -> Optional[Cause]:
+        """The cause to name: of what the blamed rank said from its first sign on, else of any rank of its instance and of its end."""
+        since = [(one, cause) for one, cause in self.lines if one.stamp >= sign.stamp]
+        own = causes.first(cause for one, cause in since if one.rank == sign.rank)
+        end = causes.fits(self.end.text, END) if self.end else None
+        known = own if own and not own.consequence else None
+        return known or causes.first([*(cause for _, cause in since), end])
+
+    def first_errors(self, sign: Sign) -> List[str]:
+        """The first error lines of the blamed rank, without the frames of tracebacks."""
+        said = [one.text for one, _ in self.lines if one.stamp >= sign.stamp and one.rank in (sign.rank, LAUNCHER)]
+        return list(dict.fromkeys(said))[:SHOWN_LINES]
+
+
+def gather(run: str, story: Story, until: str) -> Tuple[List[Evidence], List[str]]:
+    """The evidence of every instance that failed or did not become healthy, those that ended first first; and whose logs stayed unread."""
+    suspects = [*story.dead, *(name for name, stage in story.stages.items() if name not in story.dead and stage != HEALTHY)]
+    limit_bytes = max(LEAST_BYTES, ALL_BYTES // max(1, len(suspects)))
+    found, unread, began_s = [], [], time.monotonic()
+    for name in suspects:
+        if time.monotonic() - began_s > BUDGET_S:
+            unread.append(name)
+        else:
+            found.append(of_instance(run, name, story.dead.get(name), _since(story), until, limit_bytes))
+    return with_launchers_words(found), unread
+
+
+def of_instance(run: str, name: str, end: Optional[End], since: str, until: str, limit_bytes: int = ALL_BYTES) -> Evidence:
+    """The evidence in the log of one instance's life that `end` ended, or of its last."""
+    last = min(until, stamp(end.at + SETTLE_S)) if end else until
+    return Evidence(name, end, tuple(telling(logbook.lines_between(os.path.join(run, "logs", f"{name}.log"), since, last, limit_bytes))))
+
+
+def _since(story: Story) -> str:
+    """Nobody died: then all of it counts. Otherwise what is not older than anything that waits for a failed peer."""
+    return stamp(min(end.at for end in story.dead.values()) - LOOK_BACK_S) if story.dead else stamp(story.began_at)
+
+
+def with_launchers_words(found: List[Evidence]) -> List[Evidence]:
+    """The launcher of a step of several instances speaks in the log of the first; its words belong to the one that ended the step."""
+    moved: Dict[str, List[Tuple[Line, Optional[Cause]]]] = {}
+    out = []
+    for one in found:
+        follows = FOLLOWS.match(one.end.text) if one.end else None
+        if follows:
+            moved.setdefault(follows[1], []).extend(pair for pair in one.lines if pair[0].rank == LAUNCHER)
+            one = one._replace(lines=tuple(pair for pair in one.lines if pair[0].rank != LAUNCHER))
+        out.append(one)
+    return [one._replace(lines=tuple(sorted((*one.lines, *moved.get(one.instance, ())), key=lambda pair: pair[0].stamp))) for one in out]
+
+
+def telling(lines: Iterable[Line]) -> Iterable[Tuple[Line, Optional[Cause]]]:
+    """The lines of the last life that are errors or have a cause, without frames of tracebacks."""
+    kept: List[Tuple[Line, Optional[Cause]]] = []
+    for one in lines:
+        if one.text.startswith(logbook.HEADER) and not one.rank and one.text.endswith(one.stamp):
+            kept.clear()
+        elif not continues(one.text):
+            cause = causes.fits(one.text)
+            if cause or level_of(one.text) == ERROR:
+                kept.append((one, cause))
+    return kept
+
+
+def first_sign(evidence: Iterable[Evidence], preferred: str = "") -> Optional[Sign]:
+    """The first sign of all; of several at the same moment that of instance `preferred`. None when there is none at all."""
+    signs: Dict[str, Sign] = {}
+    for one in evidence:
+        sign = one.first_sign()
+        if sign:
+            signs[one.instance] = sign
+    return min(signs.values(), key=lambda one: (one.consequence, one.stamp, one.instance != preferred), default=None)
