@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 KEPT = 200
+FIRST_TOKEN = re.compile(r"first token sent at (\d+\.\d+)")
 Event = dict[str, Any]
 
 
@@ -82,3 +84,13 @@ def _event(line: bytes) -> Optional[Event]:
     except ValueError:
         return None
     return event if isinstance(event, dict) else None
+
+
+def first_token_at(router_log: Path, events: Iterable[Event]) -> Optional[float]:
+    """The unix time at which the router sent its first token after it was opened last, as its log says; None if it has sent none."""
+    opened_at = max((one["at"] for one in events if one.get("event") == "router" and one.get("stage") == "open"), default=None)
+    try:
+        said = FIRST_TOKEN.findall(router_log.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return min((float(at) for at in said if opened_at is not None and float(at) >= opened_at), default=None)
