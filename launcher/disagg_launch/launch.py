@@ -44,6 +44,7 @@ class Worker:
     `environ` is set, `unset` (names, or prefixes ending in "*") removed first. `health` is the path probed on the instance's port.
     `in_process` "module:function" is called, where a launcher makes an MPI world, instead of exec: as function(arguments, comm) with the
     instance's communicator; `argv` is then (interpreter, "-m", module, *arguments).
+    `stacks`: name of the signal upon which the engine writes the stacks of its threads to its log, "" for none.
     `followers`: further words for every task but the instance's first.
     `world`: which ranks the engine wants to find in its MPI world: the "instance"'s own, all of the "plan", or "" (it does not look).
     `apart`: why the instance's nodes have to be machines of their own; "" if they need not.
@@ -61,6 +62,7 @@ class Worker:
     followers: tuple[Text, ...] = ()
     world: str = ""
     apart: str = ""
+    stacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,9 @@ class Router:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Seconds. `limit_s`: from start to ready; `interval_s`: between two probes of one instance; `probe_s`: one probe's patience.
+    """Seconds. `limit_s`: from start to ready, longer as long as a late instance gets on; `stall_s`: so long may one not get on.
 
+    `interval_s`: between two probes of one instance; `probe_s`: one probe's patience.
     `limit_why`: the sum that limit_s came from, for people.
     """
 
@@ -113,6 +116,7 @@ class Readiness:
     interval_s: float = 0.5
     probe_s: float = 2.0
     limit_why: str = ""
+    stall_s: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def render(
         workers=workers,
         router=give.router(spec, router),
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
-        readiness=launch.Readiness(spec.readiness.limit_s, spec.readiness.interval_s, spec.readiness.probe_s, limit_why=limit.why),
+        readiness=launch.Readiness(**spec.readiness.model_dump(), limit_why=limit.why),
         policy=launch.Policy(**spec.restart.model_dump()),
         autoscale=_autoscale(spec, layout, starts, python),
     )

@@ -116,7 +116,7 @@ def test_status_logs_and_down(spec: pathlib.Path) -> None:
     assert answer(url)
     status = subprocess.run([*CLI, "status", run, "--json"], capture_output=True, text=True, check=True)
     found = json.loads(status.stdout)
-    assert (found["state"], [i["stage"] for i in found["instances"]]) == ("ready", ["healthy"] * 3)
+    assert (found["state"], [i["stage"] for i in found["instances"]]) == ("ready", ["routed"] * 3)
     logs = subprocess.run([*CLI, "logs", run, "gen0"], capture_output=True, text=True, check=True)
     assert "serving as generation" in logs.stdout
     assert "ctx0" not in logs.stdout
@@ -174,7 +174,7 @@ def test_a_killed_worker_comes_back_alone(spec: pathlib.Path) -> None:
     while found.get("gen0") in (None, pids["gen0"]) and time.monotonic() < deadline:
         time.sleep(0.1)
         status = json.loads((run / "state/status.json").read_text())
-        found = {i["name"]: i["ranks"][0].get("pid") for i in status["instances"] if i["stage"] == "healthy"}
+        found = {i["name"]: i["ranks"][0].get("pid") for i in status["instances"] if i["stage"] == "routed"}
     assert found == {**pids, "gen0": found["gen0"]}
     assert found["gen0"] != pids["gen0"]
     while time.monotonic() < deadline:

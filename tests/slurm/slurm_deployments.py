@@ -98,7 +98,7 @@ class Deployment:
         """Seconds until an instance is healthy after a restart."""
         began = time.monotonic()
         wait_for(
-            lambda: self.instance(name)["restarts"] >= 1 and self.instance(name)["stage"] == "healthy", limit_s, f"for {name} to come back"
+            lambda: self.instance(name)["restarts"] >= 1 and self.instance(name)["stage"] == "routed", limit_s, f"for {name} to come back"
         )
         return time.monotonic() - began
 

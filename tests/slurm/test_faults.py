@@ -133,7 +133,7 @@ def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path
     cluster.on(rank["host"], "kill", "-9", pid)
     wait_for(lambda: one.instance("ctx0")["restarts"] == 2)
     told = since(began)
-    wait_for(lambda: one.instance("ctx0")["stage"] == "healthy", why="for ctx0 to come back again")
+    wait_for(lambda: one.instance("ctx0")["stage"] == "routed", why="for ctx0 to come back again")
     tell("second rank killed, on_failure: restart", verdict=told, healed=since(began))
     assert f"rank 1 on {rank['host']}: Killed" in one.log("gateway")
 
@@ -239,7 +239,7 @@ def _moves(one: Deployment, name: str, node: int, lost: str, began: float) -> tu
     wait_for(lambda: f"{name} ended" in one.log("gateway").rsplit("is back", 1)[-1], 60, f"for {name} to be missed")
     told = since(began)
     wait_for(lambda: one.hosts()[node] != lost, 60, f"for another host than {lost}")
-    wait_for(lambda: one.instance(name)["restarts"] > restarts and one.instance(name)["stage"] == "healthy", 60, f"for {name} to come back")
+    wait_for(lambda: one.instance(name)["restarts"] > restarts and one.instance(name)["stage"] == "routed", 60, f"for {name} to come back")
     return told, since(began)
 
 

@@ -43,6 +43,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         tasks=RANK,
         gpus=False,
         in_process="disagg_launch.reference.serve:run",
+        stacks="SIGUSR2",
     )
 
 

@@ -6,6 +6,7 @@ product is used for a single token. A batch is ragged: the tokens of several seq
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -18,6 +19,11 @@ from disagg_launch.reference.grid import Place, Shape
 from disagg_launch.reference.models import Model
 
 Array = npt.NDArray[np.float32]
+
+LOADS_TOLD = 10
+"""So many lines tell how far a rank is with its layers."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,12 @@ class Stage:
     def __init__(self, model: Model, place: Place, mates: Comm) -> None:
         self.shape, self.place, self._mates = model.shape, place, mates
         tensors = model.tensors
-        self._layers = [_layer(tensors, n, model.shape, place) for n in range(place.rect.layer0, place.rect.layer1)]
+        self._layers = []
+        whole = place.rect.layer1 - place.rect.layer0
+        for n in range(whole):
+            self._layers.append(_layer(tensors, place.rect.layer0 + n, model.shape, place))
+            if (n + 1) * LOADS_TOLD // whole > n * LOADS_TOLD // whole:
+                log.info("loading weights: %d of %d layers", n + 1, whole)
         self._embed, self._norm = tensors["embed"], tensors["norm"][:, None]
         self._head = tensors.get("head", self._embed)[place.vocab.start : place.vocab.stop]
         self._cos, self._sin = _rotary(model.shape)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ def run(argv: Sequence[str], comm: Any = None) -> int:
     A failed rank ends its whole instance: with several ranks this function then does not return.
     """
     limit_threads()
+    faulthandler.register(signal.SIGUSR2)  # a look at where it is: every thread's stack, on standard error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = opts.parse(argv)

@@ -12,14 +12,15 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from disagg_launch.runtime.folder import write_private
-from disagg_launch.runtime.readiness import HEALTHY, STAGES, Observation
+from disagg_launch.runtime.readiness import STAGES, UP, Observation, far
 from disagg_launch.runtime.record import timestamp
 
 PAINT_S = 0.1
 SAVE_S = 0.5
 MANY = 24
 """More instances than this are shown as counts, with the first few that are not ready by name."""
-MARKS = dict(zip(STAGES, ("....", "=...", "==..", "===.", "====")))
+STEP_WIDTH = 22
+MARKS = {stage: "=" * number + "." * (len(STAGES) - 1 - number) for number, stage in enumerate(STAGES)}
 
 
 class Board:
@@ -61,7 +62,7 @@ class Board:
             self._changed("", self._summary(observations)[0])
         else:
             for one in observations:
-                self._changed(one.instance, one.stage)
+                self._changed(one.instance, far(one.stage, one.phase))
 
     def save(self, status: Dict[str, Any], final: bool = False) -> None:
         """state/status.json, at most every SAVE_S unless it is `final`."""
@@ -82,7 +83,7 @@ class Board:
     def _summary(self, observations: Sequence[Observation]) -> List[str]:
         counts = collections.Counter(one.stage for one in observations)
         head = f"{len(observations)} instances: " + ", ".join(f"{counts[s]} {s}" for s in STAGES if counts[s])
-        late = [_line(one) for one in observations if one.stage != HEALTHY]
+        late = [_line(one) for one in observations if one.stage not in UP]
         return [head, *late[: MANY // 2]]
 
     def _paint(self, lines: List[str]) -> None:
@@ -104,4 +105,5 @@ class Board:
 
 
 def _line(one: Observation) -> str:
-    return f"[{MARKS[one.stage]}] {one.instance:8} {one.stage:10} {one.last_line or one.detail}".rstrip()
+    step = far(one.stage, one.phase, one.percent)
+    return f"[{MARKS[one.stage]}] {one.instance:8} {step:{STEP_WIDTH}} {one.last_line or one.detail}".rstrip()

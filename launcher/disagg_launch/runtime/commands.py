@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     deputy.add_argument("--host", required=True, help="the gateway's node")
     deputy.add_argument("--job", required=True, help="the job's id")
     deputy.add_argument("--requeue", action="store_true", help="have the job start again instead")
+    looking = commands.add_parser("stacks", help="print where processes are")
+    looking.add_argument("pids", type=int, nargs="*", help="their process numbers")
+    looking.add_argument("--ask", default="", help="the signal upon which they write their stacks to their logs")
     joining = commands.add_parser("register", help="keep a worker registered in a disagg cluster, and become it")
     register.add_arguments(joining)
     return top
@@ -124,6 +127,14 @@ def _register(options: argparse.Namespace) -> int:
     return register.main(options, os.environ)
 
 
+def _stacks(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import stacks
+
+    for line in stacks.samples(options.pids, options.ask):
+        print(line, flush=True)
+    return 0
+
+
 def _names(text: str) -> List[str]:
     return [name for name in text.split(",") if name]
 
@@ -139,4 +150,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "warden": _warden,
     "deputy": _deputy,
     "register": _register,
+    "stacks": _stacks,
 }

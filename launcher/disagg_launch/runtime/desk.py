@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 from typing import Any, Callable, Dict, Optional
 
@@ -19,7 +20,8 @@ class Desk:
     """Answers one message per connection with `answer(message, peer)`; some keep their connection.
 
     Over a lease (kind "lease") the gateway sends {"beat": n} and hears it back; `lost(message)` is called when it was silent for
-    `fence_s`. When the answer says "output", what follows is the sender's output: `hear(message, line)`.
+    `fence_s`, `heard(message, answer)` with what else its holder sends. When the answer says "output", what follows is the sender's
+    output: `hear(message, line)`.
     """
 
     def __init__(
@@ -29,11 +31,13 @@ class Desk:
         answer: Callable[[Message, str], Message],
         lost: Callable[[Message], None],
         hear: Callable[[Message, str], None],
+        heard: Callable[[Message, Message], None],
     ) -> None:
         self._token = token
         self._answer = answer
         self._lost = lost
         self._hear = hear
+        self._heard = heard
         self._fence_s = fence_s
         self._leases: Dict[asyncio.StreamWriter, Message] = {}
         self._connections: Dict[asyncio.Future[None], asyncio.StreamWriter] = {}
@@ -94,8 +98,9 @@ class Desk:
         self._leases[writer] = message
         beats = asyncio.ensure_future(self._beat(writer))
         try:
-            while await asyncio.wait_for(reader.readline(), self._fence_s):
-                pass
+            while text := await asyncio.wait_for(reader.readline(), self._fence_s):
+                if not text.startswith(b'{"beat"'):
+                    self._heard(message, json.loads(text))
         except asyncio.TimeoutError:
             self._lost(message)
         finally:

@@ -5,7 +5,7 @@ Always there: `at` (unix seconds), `t` (seconds since the gateway began), `event
     begun       digest, job, instances and ranks (counts)
     submitted, allocated    job: Slurm's times, told once they are known: out of order, with a negative t
     rank        rank, ranks, host, pid, gpus: a task has reported
-    stage       stage, life (1 is the first start); rank when it is one rank's; percent where it is known
+    stage       stage, life (1 is the first start); rank when it is one rank's; while loading phase and percent (tens, or null)
     ended       life, code (the exit status it deserves); rank, host, pid, gpus, how ("exit code 3") where one rank went first
     restart     life (the coming one), pause_s
     router      stage "open"
@@ -27,6 +27,7 @@ import os
 import time
 from typing import Any, Dict, Iterable, Optional, Tuple
 
+from disagg_launch.runtime.readiness import far
 from disagg_launch.runtime.record import Record
 
 
@@ -40,7 +41,6 @@ class Events:
         self._clock_s = time.monotonic()
         self.counts: Dict[Tuple[str, str], int] = collections.Counter()
         """How often what was told: by event, and by its `ok`, its `state` or else its instance."""
-        self._told: Dict[str, Tuple[int, str]] = {}
         self._ended: Dict[str, int] = {}
 
     def tell(self, event: str, text: str = "", instance: str = "", at_s: Optional[float] = None, **more: Any) -> float:
@@ -55,17 +55,17 @@ class Events:
     def follow(self, records: Iterable[Record]) -> None:
         """Tell what has changed in the records since the last call: stages and ends."""
         for one in records:
-            self._stage(one)
+            self._stages(one)
             if one.ended and self._ended.get(one.name) != one.starts:
                 self._ended[one.name] = one.starts
                 self.tell("ended", one.ended, one.name, life=one.starts, code=one.code, **_blamed(one))
 
-    def _stage(self, one: Record) -> None:
-        now = one.starts, one.stage
-        if not one.started or self._told.get(one.name) == now:
-            return
-        self._told[one.name] = now
-        self.tell("stage", one.observed().detail, one.name, stage=one.stage, life=one.starts)
+    def _stages(self, one: Record) -> None:
+        for rank, step in one.look() if one.started else ():
+            more: Dict[str, Any] = {"phase": step.phase, "percent": step.percent} if step.phase else {}
+            if rank is not None:
+                more["rank"] = rank
+            self.tell("stage", far(*step[:3]), one.name, stage=step.stage, life=one.starts, **more)
 
     def close(self) -> None:
         """Nothing more will happen."""

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from disagg_launch.launch import Router
 from disagg_launch.runtime.folder import write_private
-from disagg_launch.runtime.readiness import HEALTHY
+from disagg_launch.runtime.readiness import UP
 
 TARGETS = "prometheus.json"
 PATIENCE_S = 5.0
@@ -116,7 +116,7 @@ def _instances(status: Mapping[str, Any]) -> Iterator[str]:
     by_stage = collections.Counter((labels["role"], stage) for (labels, _), stage in zip(named, stages))
     samples = [({"role": role, "stage": stage}, count) for (role, stage), count in sorted(by_stage.items())]
     yield from _metric("instances", "gauge", "instances by stage", samples)
-    healthy = [(labels, int(stage == HEALTHY)) for (labels, _), stage in zip(named, stages)]
+    healthy = [(labels, int(stage in UP)) for (labels, _), stage in zip(named, stages)]
     yield from _metric("instance_healthy", "gauge", "1 if the instance is healthy", healthy)
     restarts = [(labels, one["restarts"]) for labels, one in named]
     yield from _metric("instance_restarts_total", "counter", "starts of the instance after the first", restarts)

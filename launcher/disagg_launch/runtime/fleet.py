@@ -94,7 +94,7 @@ class Fleet:
         scope = Scope(self.run, self.plan, self.launch, self.binding)
 
         def hear(text: str) -> None:
-            self.router.hear(0, text)
+            self.router.hear(0, text, self.now_s())
 
         self.router.begin(self.run, self.plan.digest)
         own = {name: scope.text(text, Reader()) for name, text in self.launch.router.environ.items()}
@@ -124,22 +124,27 @@ class Fleet:
     def hear(self, row: Rank, text: str) -> None:
         """One line that a rank said."""
         self._blame(self.step_of[row.instance], text)
-        self.records[row.instance].hear(row.instance_rank, text)
+        self.records[row.instance].hear(row.instance_rank, text, self.now_s())
         self._changed(row.instance)
 
     def _hearer(self, start: Start) -> Callable[[str], None]:
         tasks = self.tasks[start.step]
         label = label_of(start.launcher)
+        drawing: Optional[Rank] = None
 
         def hear(text: str) -> None:
+            nonlocal drawing
             mark = label.match(text)
             number = int(mark.group(1)) if mark else 0
             if mark and number < len(tasks):
-                self.hear(tasks[number].row, text[mark.end() :])
+                drawing = tasks[number].row
+                self.hear(drawing, text[mark.end() :])
+            elif drawing and text.startswith("\r"):
+                self.hear(drawing, text)  # its bar goes on without another mark
             else:
                 # a line without a mark is the launcher's own word, unless there is only one who could have said it
                 self._blame(start, text)
-                self.records[start.instances[0]].hear(0 if len(tasks) == 1 else "-", text)
+                self.records[start.instances[0]].hear(0 if len(tasks) == 1 else "-", text, self.now_s())
                 self._changed(start.instances[0])
 
         return hear

@@ -19,7 +19,7 @@ from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 from disagg_launch.errors import BackendRefused, RankRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import allocation, bootstrap, exposition, folder
+from disagg_launch.runtime import allocation, exposition, folder
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import verdict as verdicts
 from disagg_launch.runtime.autoscaler import Autoscaler
@@ -31,11 +31,13 @@ from disagg_launch.runtime.exposition import Exposition
 from disagg_launch.runtime.fleet import ROUTER, Fleet
 from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
-from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
+from disagg_launch.runtime.opening import Opening
+from disagg_launch.runtime.readiness import FAILED, READY, Verdict
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.repair import Repair
 from disagg_launch.runtime.reports import Reports, is_loopback, short
 from disagg_launch.runtime.scaling import Scaling
+from disagg_launch.runtime.vitals import Vitals
 
 STOPPED = "stopped"
 TICK_S = 0.5
@@ -58,6 +60,8 @@ class Gateway:
         self.scaling = Scaling(self)
         self.autoscaler = Autoscaler(self)
         self.lookout = Lookout(self)
+        self.vitals = Vitals(self)
+        self.opening = Opening(self)
         self.events = Events(run)
         self.exposition = Exposition(lambda: exposition.page(self.status(), self.events.counts, self.events.began_at, self.ready_s))
         self.ready_s = 0.0
@@ -74,15 +78,14 @@ class Gateway:
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
         reports = Reports(self.fleet, self.events, self.life, lambda: self.state, self._stop_asked, self.wake.set)
         reports.kinds.update({"change": self.scaling.change, "progress": self.scaling.progress})
-        self.desk = Desk(self.token.encode(), self.launch.policy.fence_s, reports.answer, reports.lost, reports.hear)
+        fence_s = self.launch.policy.fence_s
+        self.desk = Desk(self.token.encode(), fence_s, reports.answer, reports.lost, reports.hear, self.vitals.heard)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self._signalled, number)
         self.fleet.nursery.open()
         try:
             await self._open()
-            verdict = await self._until_ready()
-            if verdict.state == READY:
-                verdict = await self._open_router()
+            verdict = await self.opening.carry_out()
             if verdict.state == READY:
                 verdict = await self._watch()
         except (BackendRefused, RankRefused) as refused:
@@ -99,7 +102,7 @@ class Gateway:
         text = f"plan {plan.digest} of {plan.name}"
         verdicts.forget(self.run)
         self.events.tell("begun", text, digest=plan.digest, job=job, instances=counts[0], ranks=counts[1])
-        self._claim_router_port()
+        self.opening.claim_port()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
         await self.exposition.open(self.listen)
@@ -111,78 +114,27 @@ class Gateway:
         steps = len(self.launch.starts)
         self.board.note(f"plan {self.plan.digest}: {steps} steps, {len(self.plan.instances)} instances, {len(self.plan.ranks)} ranks")
         if job:
-            self.spawn(self._tell_job_times())
+            self.spawn(self.opening.tell_job_times())
         if self.launch.router.early:
-            await self._start_router()
+            await self.opening.start_router()
         for start in self.launch.starts:
             await self.fleet.start_step(start, self.environ())
             await asyncio.sleep(0)
-
-    async def _tell_job_times(self) -> None:
-        """When the job was sent and when it was given its nodes, which only Slurm knows."""
-        said: List[str] = []
-        with contextlib.suppress(BackendRefused):
-            argv, environ = allocation.ask_times(os.environ)
-            asked = await self.fleet.nursery.start("squeue", argv, self.run, environ, said.append)
-            await asked.settled()
-        for event, at_s in allocation.times(said):
-            self.events.tell(event, at_s=at_s, job=allocation.job(os.environ))
-
-    def _claim_router_port(self) -> None:
-        """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
-        host, port = self.launch.router.host, self.launch.router.port
-        taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
-        if taken:
-            raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
-
-    async def _until_ready(self) -> Verdict:
-        self.lookout.watch(self.fleet.records.values())
-        ones = [*self.fleet.records.values(), *([self.fleet.router] if self.launch.router.early else [])]
-        began = self.loop.time()
-        while True:
-            seen = [one.observed() for one in ones]
-            verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
-            self.board.progress(seen, final=verdict.state != WAIT)
-            self._save()
-            if verdict.state != WAIT:
-                return verdict
-            await self._pause()
 
     def adopt(self, plan: Plan, launch: Launch, new: Sequence[Record]) -> None:
         """Go on with a plan that has more instances; `new` are their records."""
         self.plan, self.launch = plan, launch
         self.lookout.watch(new)
 
-    async def _open_router(self) -> Verdict:
-        """Start the router, once, if it is not there; READY when its health answers 200."""
-        if not self.launch.router.early:
-            await self._start_router()
-        began = self.loop.time()
-        while True:
-            seen = [one.observed() for one in (*self.fleet.records.values(), self.fleet.router)]
-            verdict = self._interrupted() or judge(seen, self.loop.time() - began, self.launch.readiness.limit_s)
-            if verdict.state == READY:
-                self.state = "ready"
-                self._save(final=True)
-                self.ready_s = self.events.tell("router", "the front door is open", ROUTER, stage="open")
-                self.board.ready(f"http://{self.fleet.router.host}:{self.fleet.router.port}")
-            if verdict.state != WAIT:
-                return verdict
-            await self._pause()
-
-    async def _start_router(self) -> None:
-        await self.fleet.start_router(self.environ())
-        self.lookout.watch([self.fleet.router])
-
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
         self.spawn(self.autoscaler.run())
         while True:
-            verdict = self._interrupted() or self.repair.verdict()
+            verdict = self.interrupted() or self.repair.verdict()
             if verdict is not None:
                 return verdict
-            self._save()
-            await self._pause()
+            self.save()
+            await self.pause()
 
     # ---- what is seen and heard -------------------------------------------------------------------------------------------
 
@@ -197,12 +149,13 @@ class Gateway:
             self.hasten.set()
         self.wake.set()
 
-    def _interrupted(self) -> Optional[Verdict]:
+    def interrupted(self) -> Optional[Verdict]:
+        """The end, if somebody has asked for it."""
         if self.signals:
             return Verdict(STOPPED, f"{signal.Signals(self.signals[0]).name} received", 128 + self.signals[0])
         return Verdict(STOPPED, "asked to stop") if self.asked_to_stop else None
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
         """Come back when something changed, or after TICK_S; not sooner than CALM_S."""
         await asyncio.sleep(CALM_S)
         with contextlib.suppress(asyncio.TimeoutError):
@@ -211,7 +164,7 @@ class Gateway:
 
     # ---- the end ----------------------------------------------------------------------------------------------------------
 
-    def _save(self, final: bool = False) -> None:
+    def save(self, final: bool = False) -> None:
         """What is known now, for whoever looks."""
         self.events.follow([*self.fleet.records.values(), self.fleet.router])
         self.board.save(self.status(), final)
@@ -251,7 +204,7 @@ class Gateway:
 
     async def _stop(self) -> None:
         self.state = "stopping"
-        self._save(final=True)
+        self.save(final=True)
         await self.fleet.stop(self.environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
         for task in self._tasks:
             task.cancel()
@@ -261,7 +214,7 @@ class Gateway:
 
     def _finish(self, verdict: Verdict) -> None:
         self.state = verdict.state
-        self._save(final=True)
+        self.save(final=True)
         self.board.note("everything has ended")
         self.events.tell("stopped", "everything has ended", state=verdict.state)
         self.events.close()

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Mapping, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set
 
 from disagg_launch.runtime import processes, wire
 from disagg_launch.runtime.names import GATEWAY, LIFE, RUN
@@ -27,8 +27,16 @@ PID_POLL_S = 0.5
 class Lease:
     """One held lease. `keep` comes back with the reason when it is lost; "" when it was closed."""
 
-    def __init__(self, address: str, run: str, message: Dict[str, Any], fence_s: float, on_stop: Callable[[], None]) -> None:
-        self._address, self._message, self._fence_s, self._on_stop = address, message, fence_s, on_stop
+    def __init__(
+        self,
+        address: str,
+        run: str,
+        message: Dict[str, Any],
+        fence_s: float,
+        on_stop: Callable[[], None],
+        answer: Optional[Callable[[Dict[str, Any]], Optional[Dict[str, Any]]]] = None,
+    ) -> None:
+        self._address, self._message, self._fence_s, self._on_stop, self._answer = address, message, fence_s, on_stop, answer
         self._token = wire.read_token(run)
         self._heard_s = time.monotonic()
         self._refused_s: Optional[float] = None
@@ -83,9 +91,14 @@ class Lease:
                 text = reader.readline(wire.LINE_LIMIT)
                 if not text:
                     return
-                if "stop" in json.loads(text):
+                asked = json.loads(text)
+                if "stop" in asked:
                     self._on_stop()
                 connection.sendall(text)
+                if self._answer is not None and "beat" not in asked:
+                    told = self._answer(asked)
+                    if told is not None:
+                        connection.sendall(wire.line(told))
 
 
 def hold(
@@ -138,10 +151,43 @@ def _guard(worker: int, environ: Mapping[str, str], fence_s: float, grace_s: flo
     def ask_to_end() -> None:
         processes.send(family(), signal.SIGTERM)
 
-    lease = Lease(environ[GATEWAY], environ[RUN], _message(environ, worker), fence_s, ask_to_end)
+    lease = Lease(environ[GATEWAY], environ[RUN], _message(environ, worker), fence_s, ask_to_end, _Looks(family))
     threading.Thread(target=lease.keep_then, args=(lambda _: processes.end(family, grace_s),), daemon=True).start()
     _wait_for(worker)
     processes.end(family, grace_s)
+
+
+class _Looks:
+    """Answers what the gateway asks a companion: what the instance's processes on this node have used, and where they are."""
+
+    def __init__(self, family: Callable[[], Set[int]]) -> None:
+        self._family = family
+        self._pulse: Optional[Any] = None
+
+    def __call__(self, asked: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """The answer; None where nothing is to be said."""
+        if "pulse" in asked:
+            from disagg_launch.runtime import pulse  # the worker's own process, which this was forked from, does not need it
+
+            self._pulse = self._pulse or pulse.Pulse(pulse.Gpus())
+            return {"figures": self._pulse.measure(self._family())._asdict()}
+        if "stacks" in asked:
+            from disagg_launch.runtime import stacks
+
+            return {"samples": _fitting(stacks.samples(self._family(), asked["stacks"]))}
+        return None
+
+
+def _fitting(lines: Iterable[str]) -> List[str]:
+    """The first lines, as many as go into one message."""
+    found: List[str] = []
+    room = wire.LINE_LIMIT // 2
+    for line in lines:
+        room -= len(line) + 8
+        if room < 0:
+            return [*found, "..."]
+        found.append(line)
+    return found
 
 
 def _wait_for(pid: int) -> None:

@@ -74,19 +74,35 @@ def marked(marks: Iterable[Tuple[str, str]]) -> Set[int]:
     return carriers | {pid for pid, p in living.items() if p.session in sessions}
 
 
+def families(roots: Iterable[int]) -> Dict[int, Set[int]]:
+    """Each of these processes with everybody below it, by its pid; one look at /proc for all."""
+    everyone = table()
+    children = _children(everyone)
+    return {root: _below(root, children) | {root} for root in roots if root in everyone}
+
+
 def descendants(root: int) -> Set[int]:
     """Living processes below `root`, at any depth."""
-    everyone = table()
-    children: Dict[int, List[int]] = {}
+    return _below(root, _children(table()))
+
+
+def _children(everyone: Mapping[int, Process]) -> Mapping[int, List[int]]:
+    """The living children of each process."""
+    found: Dict[int, List[int]] = {}
     for pid, process in everyone.items():
-        children.setdefault(process.parent, []).append(pid)
+        if not process.zombie:
+            found.setdefault(process.parent, []).append(pid)
+    return found
+
+
+def _below(root: int, children: Mapping[int, List[int]]) -> Set[int]:
     found: Set[int] = set()
     queue = [root]
     while queue:
         below = children.get(queue.pop(), [])
         found.update(below)
         queue.extend(below)
-    return {pid for pid in found if not everyone[pid].zombie}
+    return found
 
 
 def lives_below(pid: int, root: int, everyone: Mapping[int, Process]) -> bool:

@@ -6,17 +6,30 @@ import collections
 import datetime
 import os
 import re
-from typing import IO, Any, Deque, Dict, List, Optional, Tuple, Union
+import time
+from typing import IO, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from disagg_launch.errors import WorkerDied
 from disagg_launch.plan import Instance, Plan
+from disagg_launch.runtime import phases, readiness
+from disagg_launch.runtime.phases import Phase
 from disagg_launch.runtime.probe import Seen
+from disagg_launch.runtime.progress import Progress
 from disagg_launch.runtime.readiness import Observation, stage_of
 
 TAIL_LINES = 40
 SHOWN_LINES = 12
 # the header of a life in a log: what follows belongs to this start
 HEADER = "# {name} plan {digest} start {start} at {time}"
+
+
+class Step(NamedTuple):
+    """How far an instance, or one of its ranks, is: stage, phase of loading and percentage; `since` in unix seconds."""
+
+    stage: str
+    phase: str = ""
+    percent: Optional[int] = None
+    since: float = 0.0
 
 
 class Record:
@@ -41,6 +54,9 @@ class Record:
         self.ended_how = ""
         self.code = WorkerDied.exit_code
         self.refusal, self.refusal_code = "", 0
+        self.progress = Progress()
+        self.proved = self.routed = self.far = False
+        self.steps: Dict[Optional[int], Step] = {}
         self.tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
 
     def begin(self, run: str, digest: str) -> None:
@@ -57,9 +73,18 @@ class Record:
         if not self.ended:
             self.ended, self.ended_s, self.code, self.ended_rank, self.ended_how = why, now_s, code, rank, how
 
-    def hear(self, rank: Union[int, str], text: str) -> None:
+    def report(self, ranks: Sequence[int], where: Dict[str, Any], now_s: float, far: bool = False) -> None:
+        """A task has taken the role of these ranks (global numbers). `far`: a companion looks after it, not we."""
+        self.far = far
+        self.reports.update(dict.fromkeys(ranks, where))
+        self.progress.moved(now_s)
+
+    def hear(self, rank: Union[int, str], text: str, now_s: float) -> None:
         """One line that rank (of the instance; "-" for its launcher) said."""
+        text = text.lstrip("\r")
         self.tail.append(text)
+        if not self.is_up:
+            self.progress.said(self.ranks[rank] if isinstance(rank, int) and self.ranks else "-", text, now_s)
         if self.log is not None:
             self.log.write(f"[{rank}] {timestamp()} {text}\n")
 
@@ -78,14 +103,62 @@ class Record:
     def stage(self) -> str:
         """The furthest stage of this life."""
         seen = self.seen
-        return stage_of(self.started, not self.missing, seen is not None and seen.listening, seen is not None and seen.healthy)
+        found = stage_of(self.started, not self.missing, seen is not None and seen.listening, self.is_up)
+        if found == readiness.ROLE_TAKEN:
+            return max((self._own(rank) for rank in self.ranks), key=readiness.STAGES.index, default=found)
+        return found if found != readiness.HEALTHY else readiness.ROUTED if self.routed else readiness.PROVED if self.proved else found
 
-    def observed(self) -> Observation:
+    @property
+    def is_up(self) -> bool:
+        """Whether its health page said 200 when it was last asked."""
+        return self.seen is not None and self.seen.healthy
+
+    def _own(self, rank: int) -> str:
+        """How far one rank is by its own words; ranks of one task share them."""
+        if rank not in self.reports:
+            return readiness.STARTED if self.started else readiness.SCHEDULED
+        speaker = self.speaker(rank)
+        phase = self.progress.phases.get(speaker)
+        if phase is not None and phase.name != phases.STARTING:
+            return readiness.LOADING
+        return readiness.STARTING if phase is not None or speaker in self.progress.heard else readiness.ROLE_TAKEN
+
+    def speaker(self, rank: int) -> int:
+        """The first rank of the task that one which has reported belongs to: what the task says and uses counts as that one's."""
+        return next(r for r in self.ranks if self.reports.get(r) is self.reports[rank])
+
+    def look(self) -> Iterator[Tuple[Optional[int], Step]]:
+        """What has changed since the last look: (None, the instance's step) or (a rank, its step). A percentage counts in tens."""
+        stage, phase = self.stage, self.progress.phase
+        now: Dict[Optional[int], Step] = {None: _step(stage, phase)}
+        if len(self.ranks) > 1:
+            late = stage not in (readiness.LISTENING, *readiness.UP)
+            now.update((r, _step(self._own(r) if late else stage, self.progress.phases.get(r))) for r in self.ranks)
+        for who, step in now.items():
+            before = self.steps.get(who)
+            same = before is not None and before.stage == step.stage
+            self.steps[who] = step._replace(since=before.since if before is not None and same else time.time())
+            if before is None or not same or before.phase != step.phase or _tens(before) != _tens(step):
+                yield who, self.steps[who]
+
+    def observed(self, now_s: Optional[float] = None) -> Observation:
         """What the judge is told."""
-        seen = self.seen
-        detail = seen.detail if seen is not None and not seen.healthy else ""
-        missing = self.missing if self.started else ()
-        return Observation(self.name, self.stage, missing, detail, "".join(self.last_lines(1)), self.ended, self.ended_s, self.code)
+        seen, progress, phase = self.seen, self.progress, self.progress.phase
+        counts = now_s is not None and progress.began
+        return Observation(
+            self.name,
+            self.stage,
+            missing=self.missing if self.started else (),
+            detail=seen.detail if seen is not None and not seen.healthy else "",
+            last_line="".join(self.last_lines(1)),
+            phase=phase.name if phase else "",
+            percent=phase.percent if phase else None,
+            still_s=now_s - progress.moved_s if now_s is not None and counts else None,
+            idle_s=now_s - max(progress.busy_s, progress.moved_s) if now_s is not None and counts else 0.0,
+            ended=self.ended,
+            ended_s=self.ended_s,
+            code=self.code,
+        )
 
     def last_lines(self, count: int = SHOWN_LINES) -> List[str]:
         """Its last lines that say something, oldest first."""
@@ -98,16 +171,32 @@ class Record:
             "name": self.name,
             "role": self.role,
             "url": f"http://{self.host}:{self.port}",
-            "stage": seen.stage,
+            **_shown(self.steps.get(None, Step(seen.stage))),
             "detail": seen.detail,
             "last_line": seen.last_line,
             "ended": self.ended,
             "restarts": max(0, self.starts - 1),
             "log": self.log_path,
-            "ranks": [
-                {"rank": r, **{k: v for k, v in self.reports.get(r, {}).items() if k in ("host", "pid", "gpus")}} for r in self.ranks
-            ],
+            "ranks": [self._rank(r) for r in self.ranks],
         }
+
+    def _rank(self, rank: int) -> Dict[str, Any]:
+        step = self.steps.get(rank) or self.steps.get(None, Step(self.stage))
+        return {"rank": rank, **self.reports.get(rank, {}), **_shown(step)}
+
+
+def _step(stage: str, phase: Optional[Phase]) -> Step:
+    return Step(stage, phase.name, phase.percent) if phase is not None and stage == readiness.LOADING else Step(stage)
+
+
+def _tens(one: Step) -> int:
+    return -1 if one.percent is None else one.percent // 10
+
+
+def _shown(one: Step) -> Dict[str, Any]:
+    """A step in status.json: stage and since, and phase and percent while it loads."""
+    told = one._asdict()
+    return {**told, "since": round(one.since, 3)} if one.phase else {"stage": one.stage, "since": round(one.since, 3)}
 
 
 def of_instance(plan: Plan, instance: Instance, address: str) -> Record:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional, Set
 
 from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import folder, probe, processes
-from disagg_launch.runtime.readiness import FAILED, Verdict, judge
+from disagg_launch.runtime.readiness import FAILED, READY, Verdict, judge
 from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:
@@ -89,19 +89,27 @@ class Repair:
 
     async def until_healthy(self, one: Record) -> None:
         """Wait for an instance or the router that was started again, and let the router use it; back too when it ended."""
-        limit_s, loop = self._gateway.launch.readiness.limit_s, self._gateway.loop
-        life, deadline = one.starts, loop.time() + limit_s
+        gateway, ready, loop = self._gateway, self._gateway.launch.readiness, self._gateway.loop
+        life, began_s = one.starts, loop.time()
         while one.starts == life and not one.ended and not self._fleet.stopping:
-            if one.seen is not None and one.seen.healthy and not one.missing:
-                self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
-                if one is self._fleet.router:
-                    self._gateway.events.tell("router", "the front door is open again", one.name, stage="open")
-                else:
-                    await self.tell_router(one, "undrain")
+            now_s = loop.time()
+            verdict = judge([one.observed(now_s)], now_s - began_s, ready.limit_s, ready.stall_s)
+            if verdict.state == READY:
+                await self._back(one)
                 return
-            if loop.time() > deadline:
-                one.end(f"not ready within {limit_s:g} s of its restart", loop.time())
+            if verdict.state == FAILED:
+                await gateway.vitals.stacks(verdict.stuck)
+                one.end(f"after its restart {verdict.reason}", loop.time())
             await asyncio.sleep(processes.POLL_S)
+
+    async def _back(self, one: Record) -> None:
+        """It is healthy: requests may be sent to it."""
+        if one is self._fleet.router:
+            self._gateway.events.tell("router", "the front door is open again", one.name, stage="open")
+        else:
+            await self.tell_router(one, "undrain")
+        one.routed = True
+        self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
 
     async def tell_router(self, one: Record, what: str) -> None:
         """POST /admin/`what` for an instance; that it was in vain is noted."""

@@ -72,12 +72,12 @@ class Reports:
             return {"refused": why, "code": RankRefused.NO_RANK}
         self.fleet.lost.discard(message["host"])
         where = {key: message[key] for key in ("host", "pid", "gpus")}
-        one.reports.update(dict.fromkeys(message["ranks"], where))
+        far = message["launcher"] == "slurm" or message["host"] != self.own_name
+        one.report(message["ranks"], where, self.fleet.now_s(), far)
         self.events.tell("rank", "role taken", one.name, rank=message["ranks"][0], ranks=message["ranks"], **where)
         if message["host"] == self.own_name:
             self.fleet.watch_rank(message["ranks"][0], message["pid"])
         self.changed()
-        far = message["launcher"] == "slurm" or message["host"] != self.own_name
         policy = self.launch.policy
         answer = {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
         many = len(self.fleet.tasks[self.fleet.step_of[one.name].step]) > 1

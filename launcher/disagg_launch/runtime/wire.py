@@ -72,12 +72,25 @@ def connect(address: str, token: bytes, message: dict[str, Any], timeout_s: floa
 
 
 def lines(rest: bytes, block: bytes) -> tuple[list[str], bytes]:
-    """The whole lines in rest + block, and what begins the next; an empty block ends the last line, LINE_LIMIT cuts an endless one."""
+    """The whole lines in rest + block, and what begins the next; an empty block ends the last line, LINE_LIMIT cuts an endless one.
+
+    What a progress bar writes over its line ("\\r") is a line of its own, as soon as the next comes, and begins with that mark.
+    """
     *whole, rest = (rest + block).split(b"\n")
     if rest and (not block or len(rest) > LINE_LIMIT):
         whole.append(rest)
         rest = b""
-    return [one.decode(errors="replace") for one in whole], rest
+    drawn, mark, last = rest.rpartition(b"\r")
+    if drawn and last:
+        whole.append(drawn)
+        rest = mark + last
+    return [piece for one in whole for piece in _pieces(one.decode(errors="replace"))], rest
+
+
+def _pieces(text: str) -> list[str]:
+    """What a line that was written over said, one after the other; any other line is itself."""
+    first, *later = text.rstrip("\r").split("\r")
+    return [*([first] if first or not later else []), *("\r" + one for one in later if one.strip())]
 
 
 def ask(address: str, token: bytes, message: dict[str, Any], timeout_s: float = 10.0) -> dict[str, Any]:

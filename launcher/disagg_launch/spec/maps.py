@@ -129,9 +129,9 @@ class Readiness(Closed):
     """How long is waited for. Seconds."""
 
     limit_s: Positive = 600.0
-    """From start to ready; left out: reckoned from the engine, the number of nodes, and the model's files if they can be seen."""
-    stall_s: Optional[Positive] = None
-    """Nothing new from an instance for so long: given up; left out: only limit_s counts."""
+    """From start to ready, and up to four times as long as a late instance gets on; left out: reckoned from engine, nodes and weights."""
+    stall_s: Positive = 300.0
+    """An instance that does not get on for so long is given up; three times as long if it still uses the processor."""
     interval_s: Positive = 0.5
     """Between two probes of one instance."""
     probe_s: Positive = 2.0

@@ -97,7 +97,7 @@ class Deployment:
     def serving(self) -> set[str]:
         """The instances that are healthy, as the gateway says."""
         found = json.loads(command("status", self.run, "--json").stdout)
-        return {one["name"] for one in found["instances"] if one["stage"] == "healthy"}
+        return {one["name"] for one in found["instances"] if one["stage"] == "routed"}
 
     def pids(self) -> set[int]:
         """The processes of all ranks."""

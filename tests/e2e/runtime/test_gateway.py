@@ -26,7 +26,7 @@ def test_ready_once_then_ctrl_c_leaves_nobody(deploy):
     state = json.loads((run.run / "state" / "status.json").read_text())
     assert state["state"] == "ready"
     assert [(i["name"], i["stage"], i["ranks"][0]["pid"]) for i in state["instances"]] == [
-        (name, "healthy", run.pids(name)[0]) for name in ("ctx0", "ctx1", "ctx2")
+        (name, "routed", run.pids(name)[0]) for name in ("ctx0", "ctx1", "ctx2")
     ]
     assert stat.S_IMODE(os.stat(run.run / "state").st_mode) == 0o700
     assert stat.S_IMODE(os.stat(run.run / "state" / "token").st_mode) == 0o600
@@ -64,12 +64,12 @@ def test_a_worker_that_is_killed_while_starting_is_named_with_its_signal(deploy)
 
 
 def test_time_out_names_who_is_not_ready_and_what_each_last_said(deploy):
-    run = deploy((1, 1, 1), flags={"ctx1": ("--status", "503"), "ctx2": ("--load-s", "60")}, readiness=Readiness(1.5, 0.1, 1))
+    run = deploy((1, 1, 1), flags={"ctx1": ("--status", "503"), "ctx2": ("--load-s", "60")}, readiness=Readiness(1.5, 0.1, 1, stall_s=5))
     run.up()
     assert run.ready() == "" and run.wait() == 5
     reason = json.loads((run.run / "state" / "verdict.json").read_text())["reason"]
     assert "2 of 3 instances" in reason and "/health answers 503" in reason and "ctx0" not in reason
-    assert "ctx2: role taken; nobody listens on" in reason and "i am ctx2" in reason
+    assert "ctx2: engine starting; nobody listens on" in reason and "i am ctx2" in reason
 
 
 @pytest.mark.parametrize("deaf", [(), ("--deaf", "1")])
@@ -248,7 +248,7 @@ def test_a_hundred_instances_become_ready_and_leave_together(deploy):
     run = deploy((1,) * 100, readiness=Readiness(limit_s=200, interval_s=0.5))
     run.up().ready()
     state = json.loads((run.run / "state" / "status.json").read_text())
-    assert {one["stage"] for one in state["instances"]} == {"healthy"}
+    assert {one["stage"] for one in state["instances"]} == {"routed"}
     os.kill(run.pids("ctx63")[0], signal.SIGKILL)
     assert run.wait() == 6
     assert "ctx63 ended: rank 0 on" in run.text() and "100 instances: 100 healthy" in run.text()

@@ -13,18 +13,20 @@ from deployments import survivors, until
 
 from disagg_launch.launch import Policy
 from disagg_launch.runtime.desk import Desk
+from disagg_launch.runtime.progress import Figures
 
 
 class Reception:
     """A desk in a thread of its own, which takes every role and tells the rank to leave a companion beside its worker."""
 
     def __init__(self, run, fence_s=30.0, beats_of_s=30.0, refuse=False):
-        self.heard, self.lost = [], []
+        self.heard, self.lost, self.said = [], [], []
         self.fence_s, self.refuse = fence_s, refuse
         (run / "state").mkdir()
         (run / "state" / "token").write_text("secret\n")
         self.loop = asyncio.new_event_loop()
-        self.desk = Desk(b"secret", beats_of_s, self.answer, self.lost.append, lambda *_: None)
+        hears = self.lost.append, lambda *_: None, lambda _, message: self.said.append(message)
+        self.desk = Desk(b"secret", beats_of_s, self.answer, *hears)
         self.port = self.loop.run_until_complete(self.desk.open("127.0.0.1"))
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -95,6 +97,25 @@ def test_a_companion_leaves_with_its_worker_and_takes_the_grandchildren(far):
     worker.kill()
     worker.wait()
     until(lambda: survivors(run) == [])
+
+
+def test_a_companion_tells_what_its_worker_has_used_and_where_it_is(far):
+    _, desk, worker = far("--load", "growth")
+    until(desk.leased)
+
+    def ask(message, name):
+        desk.loop.call_soon_threadsafe(desk.desk.tell_leases, message)
+        return until(lambda: next((one[name] for one in desk.said if name in one), None))
+
+    first = Figures.from_wire(ask({"pulse": True}, "figures"))
+
+    def grown():
+        desk.loop.call_soon_threadsafe(desk.desk.tell_leases, {"pulse": True})
+        return [one for one in desk.said if "figures" in one and one["figures"]["memory_bytes"] > first.memory_bytes + (20 << 20)]
+
+    assert until(grown)[0]["figures"]["cpu_s"] > 0
+    lines = ask({"stacks": ""}, "samples")
+    assert any(line.startswith(f"pid {worker.pid} python") for line in lines)
 
 
 def test_a_companion_is_no_child_of_the_worker(far):

@@ -38,7 +38,7 @@ def test_from_starting_over_a_restart_to_the_end(deploy):
     assert "disagg_ready_seconds" not in starting
     run.ready()
     ready = until(lambda: (now := scraped(run))["disagg_state"]["ready",] and now)
-    assert ready["disagg_instances"] == {("healthy",): 2}
+    assert ready["disagg_instances"] == {("routed",): 2}
     assert ready["disagg_ready_seconds"][()] > 0
     os.kill(run.pids("ctx1")[0], signal.SIGKILL)
     until(lambda: scraped(run)["disagg_instance_restarts_total"]["ctx1",] == 1)

@@ -1,7 +1,8 @@
 """A worker in a few lines: answers every request on its port. Flags (`--name value`) make it slow, sick, deaf or mortal.
 
---load-s S: sleep first. --die-s S: then end with code 3. --status N: answer that. --deaf 1: ignore SIGTERM. --fork 1: leave a grandchild in
-a session of its own. --lease 1: hold a lease, and end when it is lost. Only what it needs is imported: tests start hundreds.
+--load-s S: sleep first. --load HOW: load by chatter, silence, spin (for ever) or growth. --die-s S: then end with code 3. --status N:
+answer that. --deaf 1: ignore SIGTERM. --fork 1: leave a grandchild in a session of its own. --lease 1: hold a lease, and end when it is
+lost. Only what it needs is imported: tests start hundreds.
 """
 
 import os
@@ -26,6 +27,26 @@ def hold_lease():
     lease.hold(lost)
 
 
+def load(how):
+    """Load for ever, in a way that the gateway has to judge."""
+    held = []
+    for step in range(10**9):
+        time.sleep(0.05)
+        if how == "chatter":
+            print("still waiting for the others,", step, "s", flush=True)
+        elif how == "silence":
+            time.sleep(600)
+        elif how == "spin":
+            until = time.monotonic() + 0.2
+            while time.monotonic() < until:
+                pass
+        elif how == "growth":
+            held.append(bytearray(os.urandom(1 << 20)) * 5)
+            if len(held) == 40:
+                return
+            time.sleep(0.1)
+
+
 def serve(port, status):
     server = socket.create_server(("127.0.0.1", port))
     answer = f"HTTP/1.1 {status} so\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
@@ -47,6 +68,8 @@ if "--deaf" in flags:
 if "--fork" in flags and os.fork() == 0:
     os.setsid()
     time.sleep(600)
+if "--load" in flags:
+    load(flags["--load"])
 time.sleep(float(flags.get("--load-s", 0)))
 if "--die-s" in flags:
     time.sleep(float(flags["--die-s"]))

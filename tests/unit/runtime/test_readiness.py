@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from disagg_launch.runtime.readiness import FAILED, HEALTHY, READY, STAGES, STARTED, WAIT, Observation, describe, judge, stage_of
 
+LOADING_STAGE = STAGES[4]
+READY_STAGES = STAGES[6:]
 UP = Observation("ctx0", HEALTHY)
 LOADING = Observation("gen0", STARTED, detail="nobody listens on node1:8001", last_line="loading 3 of 9")
 
@@ -69,7 +71,39 @@ observations = st.builds(
 @given(st.lists(observations, min_size=1, max_size=6), st.floats(0, 20))
 def test_ready_means_everyone_is_healthy_complete_and_alive(seen, waited_s):
     verdict = judge(seen, waited_s, 10)
-    everyone = all(one.stage == HEALTHY and not one.missing and not one.ended for one in seen)
+    everyone = all(one.stage in READY_STAGES and not one.missing and not one.ended for one in seen)
     assert (verdict.state == READY) == everyone
     assert (verdict.state == WAIT) == (not everyone and waited_s < 10 and not any(one.ended for one in seen))
     assert all(describe(one) for one in seen)
+
+
+def still(still_s, idle_s, stage=STARTED):
+    return Observation("gen0", stage, still_s=still_s, idle_s=idle_s, phase="weights", percent=42)
+
+
+def test_a_hang_is_called_when_patience_ends_long_before_the_limit():
+    assert judge([UP, still(29, 29)], 40, 600, stall_s=30).state == WAIT
+    verdict = judge([UP, still(31, 31, LOADING_STAGE)], 40, 600, stall_s=30)
+    assert (verdict.state, verdict.exit_code, verdict.instance, verdict.stuck) == (FAILED, 5, "gen0", ("gen0",))
+    assert "gen0 has not got on for 31 s (readiness.stall_s: 30)" in verdict.reason and "loading: weights 42 %" in verdict.reason
+
+
+def test_one_that_computes_is_given_longer_but_not_for_ever():
+    assert judge([UP, still(89, 1)], 100, 600, stall_s=30).state == WAIT
+    assert judge([UP, still(91, 1)], 100, 600, stall_s=30).state == FAILED
+
+
+def test_the_deadline_moves_while_somebody_late_gets_on_but_not_without_end():
+    assert judge([UP, still(1, 1)], 2000, 600, stall_s=30).state == WAIT
+    assert judge([UP, still(4, 4)], 2000, 600, stall_s=30).state == FAILED
+    assert judge([UP, still(1, 1)], 2400, 600, stall_s=30).state == FAILED
+
+
+def test_before_its_first_rank_has_reported_only_the_limit_counts():
+    waiting = Observation("gen0", STARTED, missing=(1,))
+    assert judge([UP, waiting], 599, 600, stall_s=30).state == WAIT
+    assert judge([UP, waiting], 600, 600, stall_s=30).state == FAILED
+
+
+def test_who_is_up_may_be_as_still_as_it_likes():
+    assert judge([Observation("ctx0", stage, still_s=1e6, idle_s=1e6) for stage in READY_STAGES], 1e6, 600, stall_s=30).state == READY

@@ -1,0 +1,86 @@
+"""From the first step to the open front door: wait until every instance is really ready, prove it, open once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, List, Sequence
+
+from disagg_launch.errors import BackendRefused
+from disagg_launch.runtime import allocation, bootstrap
+from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime.fleet import ROUTER
+from disagg_launch.runtime.readiness import READY, WAIT, Verdict, judge
+from disagg_launch.runtime.record import Record
+
+if TYPE_CHECKING:
+    from disagg_launch.runtime.gateway import Gateway
+
+
+class Opening:
+    """The gateway's way from nothing to ready. `carry_out` is the whole of it, once the steps have been started."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway, self._fleet = gateway, gateway.fleet
+
+    def claim_port(self) -> None:
+        """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
+        host, port = self._gateway.launch.router.host, self._gateway.launch.router.port
+        taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
+        if taken:
+            raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
+
+    async def tell_job_times(self) -> None:
+        """When the Slurm job was sent and when it was given its nodes, which only Slurm knows."""
+        said: List[str] = []
+        with contextlib.suppress(BackendRefused):
+            argv, environ = allocation.ask_times(os.environ)
+            asked = await self._fleet.nursery.start("squeue", argv, self._gateway.run, environ, said.append)
+            await asked.settled()
+        for event, at_s in allocation.times(said):
+            self._gateway.events.tell(event, at_s=at_s, job=allocation.job(os.environ))
+
+    async def carry_out(self) -> Verdict:
+        """READY when the front door is open, else why it never will be."""
+        early = self._gateway.launch.router.early
+        instances = list(self._fleet.records.values())
+        self._gateway.lookout.watch(instances)
+        self._gateway.spawn(self._gateway.vitals.watch())
+        verdict = await self._until_up([*instances, self._fleet.router] if early else instances)
+        if verdict.state == READY and not early:
+            await self.start_router()
+        if verdict.state == READY:
+            verdict = await self._until_up([*instances, self._fleet.router])
+        if verdict.state == READY:
+            self._opened()
+        return verdict
+
+    async def start_router(self) -> None:
+        """The front door's process begins."""
+        await self._fleet.start_router(self._gateway.environ())
+        self._gateway.lookout.watch([self._fleet.router])
+
+    async def _until_up(self, ones: Sequence[Record]) -> Verdict:
+        """READY when all of these are; what fails on the way ends it."""
+        gateway, ready = self._gateway, self._gateway.launch.readiness
+        began_s = gateway.loop.time()
+        while True:
+            now_s = gateway.loop.time()
+            seen = [one.observed(now_s) for one in ones]
+            verdict = gateway.interrupted() or judge(seen, now_s - began_s, ready.limit_s, ready.stall_s)
+            gateway.board.progress(seen, final=verdict.state != WAIT)
+            gateway.save()
+            if verdict.stuck:
+                await gateway.vitals.stacks(verdict.stuck)
+            if verdict.state != WAIT:
+                return verdict
+            await gateway.pause()
+
+    def _opened(self) -> None:
+        gateway, router = self._gateway, self._fleet.router
+        for one in (*self._fleet.records.values(), router):
+            one.routed = True
+        gateway.state = "ready"
+        gateway.save(final=True)
+        gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
+        gateway.board.ready(f"http://{router.host}:{router.port}")
