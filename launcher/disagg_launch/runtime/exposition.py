@@ -1,6 +1,7 @@
 """The gateway's own figures for Prometheus: a page on a port of its own, and RUN/prometheus.json, by which Prometheus finds it.
 
 The port is on the address that ranks report to: loopback, unless there are other nodes. There is nothing secret on the page.
+An instance is called `instance_name` in labels: `instance` and `job` are Prometheus' own words for who was asked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STATES = ("starting", "ready", "stopping")
 HEAD = "HTTP/1.1 {}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 REPORTED = ("reported", "missing")
 COUNTED = (
-    ("ended", "ends_total", "instance", "unwished ends of the instance"),
+    ("ended", "ends_total", "instance_name", "unwished ends of the instance"),
     ("verdict", "verdicts_total", "state", "verdicts on the deployment"),
     ("proof", "proofs_total", "ok", "tokens sent through a pair to prove it"),
 )
@@ -101,7 +102,8 @@ def page(status: Mapping[str, Any], counts: Counts, began_at: float, ready_s: fl
 
 
 def _deployment(status: Mapping[str, Any], began_at: float, ready_s: float) -> Iterator[str]:
-    yield from _metric("info", "gauge", "1; its labels say which deployment", [({k: status[k] for k in ("name", "digest", "job")}, 1)])
+    which = {"name": status["name"], "digest": status["digest"], "slurm_job": status["job"]}
+    yield from _metric("info", "gauge", "1; its labels say which deployment", [(which, 1)])
     yield from _metric("state", "gauge", "1 for the state it is in", [({"state": s}, int(s == status["state"])) for s in STATES])
     yield from _metric("begin_time_seconds", "gauge", "unix time at which the gateway began", [({}, began_at)])
     if ready_s:
@@ -111,7 +113,7 @@ def _deployment(status: Mapping[str, Any], began_at: float, ready_s: float) -> I
 
 def _instances(status: Mapping[str, Any]) -> Iterator[str]:
     resting = status["resting"]
-    named = [({"instance": one["name"], "role": one["role"]}, one) for one in status["instances"]]
+    named = [({"instance_name": one["name"], "role": one["role"]}, one) for one in status["instances"]]
     stages = ["resting" if one["name"] in resting else "ended" if one["ended"] else one["stage"] for _, one in named]
     by_stage = collections.Counter((labels["role"], stage) for (labels, _), stage in zip(named, stages))
     samples = [({"role": role, "stage": stage}, count) for (role, stage), count in sorted(by_stage.items())]

@@ -39,15 +39,15 @@ def test_instances_are_counted_by_stage_and_shown_one_by_one():
         (("role", "context"), ("stage", "ended")): 1,
         (("role", "generation"), ("stage", "resting")): 1,
     }
-    assert read["disagg_instance_restarts_total", (("instance", "ctx1"), ("role", "context"))] == 2
-    assert [read["disagg_instance_healthy", (("instance", n), ("role", "context"))] for n in ("ctx0", "ctx1", "ctx2")] == [1, 0, 0]
+    assert read["disagg_instance_restarts_total", (("instance_name", "ctx1"), ("role", "context"))] == 2
+    assert [read["disagg_instance_healthy", (("instance_name", n), ("role", "context"))] for n in ("ctx0", "ctx1", "ctx2")] == [1, 0, 0]
     assert (read["disagg_ranks", (("state", "reported"),)], read["disagg_ranks", (("state", "missing"),)]) == (3, 1)
 
 
 def test_what_happened_is_counted_by_what_it_is_about():
     counts = {("ended", "ctx1"): 3, ("verdict", "failed"): 1, ("proof", "True"): 4, ("proof", "False"): 1, ("stage", "ctx0"): 9}
     read = samples(exposition.page(status(row("ctx0")), counts, 100.0, 0.0))
-    assert read["disagg_ends_total", (("instance", "ctx1"),)] == 3
+    assert read["disagg_ends_total", (("instance_name", "ctx1"),)] == 3
     assert read["disagg_verdicts_total", (("state", "failed"),)] == 1
     assert (read["disagg_proofs_total", (("ok", "True"),)], read["disagg_proofs_total", (("ok", "False"),)]) == (4, 1)
 
@@ -63,7 +63,7 @@ def test_ready_time_is_there_once_it_is_known():
 def test_names_are_quoted():
     nasty = 'a"b\\c\nd'
     read = samples(exposition.page(status(name=nasty), {}, 100.0, 0.0))
-    assert ("disagg_info", (("digest", "d1"), ("job", ""), ("name", nasty))) in read
+    assert ("disagg_info", (("digest", "d1"), ("name", nasty), ("slurm_job", ""))) in read
 
 
 def test_the_routers_page_is_on_its_port_or_on_one_of_its_own():
