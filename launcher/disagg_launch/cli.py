@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "top": ("top", "top", "Watch a deployment: instances, GPUs, requests, latencies."),
     "explain": ("explain", "explain", "Say why a deployment failed, and what to do."),
     "trace": ("trace", "trace", "Say where the time of a start-up went."),
-    "logs": ("run", "logs", "Print the instances' logs."),
+    "logs": ("logs", "logs", "Print the instances' logs."),
     "scale": ("scale", "scale", "Change how many instances a running deployment has."),
     "restart": ("scale", "restart", "Restart instances one after the other, drained first."),
     "upgrade": ("scale", "upgrade", "Replace a running deployment's instances by another file's, one by one."),

@@ -1,4 +1,4 @@
-"""`render`, `up`, `down`, `status`, `logs`: from a topology file to a run folder, and what is done with one."""
+"""`render`, `up`, `down`, `status`: from a topology file to a run folder, and what is done with one."""
 
 from __future__ import annotations
 
@@ -114,18 +114,6 @@ def status(run: pathlib.Path, as_json: bool) -> None:
         for line in [*_status_lines(found), *_failure(run, found)]:
             click.echo(line)
     sys.exit({"ready": 0, "starting": NotReady.exit_code, "pending": NotReady.exit_code}.get(found["state"], WorkerDied.exit_code))
-
-
-@click.command()
-@run_argument
-@click.argument("instances", nargs=-1)
-@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
-def logs(run: pathlib.Path, instances: tuple[str, ...], follow: bool) -> None:
-    """Print the logs of RUN [default: the latest] in the order of time; of INSTANCES (ctx0, gen1, router, gateway) only, if given."""
-    from disagg_launch import logs as merged
-
-    for name, line in merged.lines(run / "logs", instances, follow):
-        click.echo(f"{name:>8} {line}")
 
 
 def _status(run: pathlib.Path) -> dict[str, Any]:

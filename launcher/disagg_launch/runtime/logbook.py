@@ -70,6 +70,14 @@ def offset_of_last(file: BinaryIO, count: int, block_bytes: int = 65536) -> int:
     return 0
 
 
+def stamp_before(file: BinaryIO, at: int, block_bytes: int = 65536) -> str:
+    """The last stamp before a place; "" if there is none near it."""
+    begin = max(0, at - block_bytes)
+    file.seek(begin)
+    lines = file.read(at - begin).split(b"\n")
+    return next((found for found in (line(raw).stamp for raw in reversed(lines)) if found), "")
+
+
 def lines_between(path: str, since: str, until: str, limit_bytes: int) -> Iterator[Line]:
     """The lines of the last life that arrived from `since` to `until` (stamps, both included), at most the first `limit_bytes` of them.
 
