@@ -90,6 +90,7 @@ class Router:
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
     by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
     `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
+    `admin_port`: a port of its own for that which the gateway tells and asks it, 0 for `port`.
     """
 
     argv: tuple[Text, ...]
@@ -102,6 +103,12 @@ class Router:
     early: bool = False
     drain_s: float = 0.0
     metrics: str = ""
+    admin_port: int = 0
+
+    @property
+    def told_at(self) -> int:
+        """The port at which it is told who has ended and who is back."""
+        return self.admin_port or self.port
 
 
 @dataclass(frozen=True)

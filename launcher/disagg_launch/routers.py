@@ -69,6 +69,8 @@ def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, 
         argv = (*argv, "--metadata_server_config_file", (Ref("run"), "/" + METADATA_CONFIG))
     made = Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
     # a worker that registers before its port accepts tries until it is taken
+    admin_port = spec.router.options.get("admin_port", 0)  # anything else than a port is refused by the router itself
+    made = replace(made, admin_port=admin_port if isinstance(admin_port, int) else 0)
     return replace(made, metrics="/metrics", early=engine.JOINS == "openly" and served(spec)), files
 
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from typing import Any, Awaitable, Callable, Mapping
+from typing import Any, Awaitable, Callable
 
 from disagg_launch import __version__
 from disagg_launch.plan import CONTEXT, GENERATION
@@ -38,20 +38,26 @@ log = logging.getLogger(__name__)
 
 
 class App:
-    """Answers requests. Made inside the running event loop. `mounts` have whole paths, or a first part such as "/ui/" with all below it."""
+    """Answers requests. Made inside the running event loop.
+
+    Applications are mounted at whole paths, or at a first part such as "/ui/" with all below it: `inner` ones at the admin port,
+    `outer` ones at the other. Without an admin port there is one port for all, and they are the same.
+    """
 
     def __init__(
         self,
         fleet: Fleet,
         flow: Flow,
         metrics: Metrics,
-        mounts: Mapping[str, asgi.Application],
+        outer: asgi.Mounts,
+        inner: asgi.Mounts,
         siblings: Siblings,
         load: Callable[[], Any],
     ) -> None:
         config = fleet.config
         self._discovers = config.discovers
-        self._mounts = {path.encode(): application for path, application in mounts.items()}
+        self._outer = {path.encode(): application for path, application in outer.items()}
+        self._inner = {path.encode(): application for path, application in inner.items()}
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
@@ -79,11 +85,12 @@ class App:
         number = next(self._numbers)
         reply.request_id = request.headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
         path = request.path.partition(b"?")[0]
-        mounts = self._mounts
+        admin_port = self._door.admin_port
+        mounts = self._inner if request.port == admin_port else self._outer
         try:
-            if path in _COMPLETING:
+            if path in _COMPLETING and request.port != admin_port:
                 await self._complete(request, path, reply, number)
-            elif path.startswith(b"/admin/"):
+            elif path.startswith(b"/admin/") and admin_port in (0, request.port):
                 await reply.whole(200, JSON, self.admin.answer(request, path[7:].decode("latin-1")))
             elif mount := mounts.get(path) or mounts.get(path[: path.find(b"/", 1) + 1]):
                 await asgi.answer(mount, request, reply)

@@ -11,6 +11,7 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Mounts = Mapping[str, Application]
 
 
 async def answer(application: Application, request: Request, reply: Reply) -> None:

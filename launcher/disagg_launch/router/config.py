@@ -1,6 +1,7 @@
 """The router's configuration file: TensorRT-LLM's disagg_config.yaml, plus one map of our own, `front_door`.
 
 From upstream's keys the router reads `hostname`, `port`, `max_retries`, `model`, `schedule_style`, `perf_metrics_max_requests`,
+`otlp_config.otlp_traces_endpoint` (OTLP over HTTP: http://collector:4318/v1/traces),
 `conditional_disagg_config.max_local_prefill_length`, `disagg_cluster` (with it, urls are ignored), and of `context_servers` and
 `generation_servers` `urls`, `num_instances` and `router` (`type` and its arguments).
 Every other key is the engines' business and is passed over. The keys of `front_door`
@@ -39,6 +40,7 @@ class FrontDoor:
     api_keys_env: str = ""  # name of an environment variable with keys, separated by commas
     admin_token_file: str = ""  # the token of /admin/*; without it there is no admin interface
     admin_loopback_only: bool = True  # whether /admin/* answers only to this machine
+    admin_port: int = 0  # a port of its own for /admin/*, and for registering workers if cluster_uri names it; 0: the one port
     cluster_token_file: str = ""  # the token that workers register with; needed when others can reach the port
     cluster_open: bool = False  # whether workers register without a token, although others can reach the port
     tls_cert_file: str = ""
@@ -87,6 +89,7 @@ class Config:
     schedule: str = "context_first"
     max_local_prefill: int | None = None
     perf_metrics_max_requests: int = 0
+    otlp_traces_endpoint: str = ""
     front_door: FrontDoor = field(default_factory=FrontDoor)
     cluster: Cluster | None = None
     metadata: Metadata | None = None
@@ -95,6 +98,12 @@ class Config:
     def discovers(self) -> bool:
         """Whether workers make themselves known, instead of standing in the file."""
         return self.cluster is not None or self.metadata is not None
+
+    @property
+    def storage_inside(self) -> bool:
+        """Whether workers register at the admin port only: cluster_uri says so."""
+        port = self.front_door.admin_port
+        return bool(port and self.cluster and self.cluster.served and self.cluster.uri.rstrip("/").endswith(f":{port}"))
 
     def minimal(self, role: str) -> int:
         """How many servers of a role there must be."""
@@ -129,6 +138,7 @@ def parse(raw: Any, where: str = "config") -> Config:
         raise BadInput(f"{where}: found {type(raw).__name__}, a map with hostname, port, context_servers, ... is needed")
     said: list[str] = []
     conditional = _of(raw, "conditional_disagg_config", dict, None, said)
+    otlp = _of(raw, "otlp_config", dict, {}, said)
     config = Config(
         host=_of(raw, "hostname", str, "localhost", said),
         port=_of(raw, "port", int, 8000, said),
@@ -141,6 +151,7 @@ def parse(raw: Any, where: str = "config") -> Config:
         schedule=_choice(_of(raw, "schedule_style", str, SCHEDULES[0], said), SCHEDULES, "schedule_style", said),
         max_local_prefill=None if conditional is None else _of(conditional, "max_local_prefill_length", int, 0, said),
         perf_metrics_max_requests=_of(raw, "perf_metrics_max_requests", int, 0, said),
+        otlp_traces_endpoint=_of(otlp, "otlp_traces_endpoint", str, "", said, "otlp_config"),
         front_door=_front_door(_of(raw, "front_door", dict, {}, said), said),
         cluster=_cluster(raw.get("disagg_cluster"), said),
     )
@@ -151,6 +162,10 @@ def parse(raw: Any, where: str = "config") -> Config:
             said.append("front_door.processes: only one process can keep the workers' entries; use an etcd:// cluster_uri with more")
     if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
         said.append("conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where")
+    if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
+        said.append("otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces")
+    if config.front_door.admin_port == config.port:
+        said.append(f"front_door.admin_port: found {config.port}, which is the port of the front door itself; another one is needed")
     if said:
         raise BadInput("\n".join(f"{where}: {one}" for one in said))
     return config

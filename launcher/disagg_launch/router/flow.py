@@ -51,6 +51,9 @@ class Flow:
                 if sink.started:
                     return await self._resume(exchange, sink, failure)
 
+    async def stop(self) -> None:
+        """Nothing more will be asked."""
+
     async def _resume(self, exchange: Exchange, sink: Sink, failure: WorkerFailed) -> None:
         """Go on where the stream broke off, through a fresh prefill of prompt and answer so far."""
         rest = go_on(exchange, sink) if self._door.resume else None

@@ -21,7 +21,7 @@ from disagg_launch.errors import BackendRefused, WorkerDied
 LONGEST_NEWS = 4096
 RESTARTS_PER_MINUTE = 10
 
-Serve = Callable[[socket.socket, "Siblings"], None]
+Serve = Callable[[list[socket.socket], "Siblings"], None]
 
 
 class Siblings:
@@ -65,17 +65,18 @@ def bound(host: str, port: int, shared: bool = False) -> socket.socket:
     return made
 
 
-def run(host: str, port: int, count: int, serve: Serve) -> None:
-    """`serve` at this address in `count` processes, until SIGTERM or SIGINT. One that dies is started again; WorkerDied if in vain."""
-    first = bound(host, port)  # unshared, so that the port of another router is not joined unnoticed
+def run(host: str, ports: list[int], count: int, serve: Serve) -> None:
+    """`serve` at these ports in `count` processes, until SIGTERM or SIGINT. One that dies is started again; WorkerDied if in vain."""
+    first = [bound(host, port) for port in ports]  # unshared, so that the port of another router is not joined unnoticed
     if count == 1:
         serve(first, Siblings())
         return
-    port = first.getsockname()[1]
-    first.close()
+    ports = [one.getsockname()[1] for one in first]
+    for one in first:
+        one.close()
     folder = Path(tempfile.mkdtemp(prefix="disagg-launch-router-"))
     try:
-        _Parent(folder, count, lambda siblings: serve(bound(host, port, True), siblings)).run()
+        _Parent(folder, count, lambda siblings: serve([bound(host, port, True) for port in ports], siblings)).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -27,12 +27,16 @@ _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\
 
 
 class Request:
-    """One request, read to its end. Names of `headers` are in lower case; `error` is why it is refused, if it is."""
+    """One request, read to its end. Names of `headers` are in lower case; `error` is why it is refused, if it is.
 
-    __slots__ = ("body", "error", "headers", "http_1_0", "keep_alive", "method", "path", "peer")
+    `peer` is the client's address, `port` the one of ours that it came to.
+    """
 
-    def __init__(self, peer: str) -> None:
+    __slots__ = ("body", "error", "headers", "http_1_0", "keep_alive", "method", "path", "peer", "port")
+
+    def __init__(self, peer: str, port: int) -> None:
         self.peer = peer
+        self.port = port
         self.method = b""
         self.path = b""
         self.headers: Headers = {}
@@ -113,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._server = server_state
         self._parser = httptools.HttpRequestParser(self)
-        self._peer = ""
+        self._peer, self._port = "", -1
         self._request: Optional[Request] = None  # being read
         self._waiting: deque[Request] = deque()
         self._reply: Optional[Reply] = None  # being answered
@@ -128,8 +132,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._since = self.loop.time()
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if isinstance(peer, tuple) and isinstance(own, tuple):
+            self._peer, self._port = peer[0], own[1]
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
@@ -166,7 +171,7 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._request = Request(self._peer)
+        self._request = Request(self._peer, self._port)
         self._since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:

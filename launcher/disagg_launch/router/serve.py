@@ -58,11 +58,12 @@ class Application:
         dispatch = Dispatch(self._config, table, metrics)
         metrics.queued = lambda: dispatch.queue.length
         fleet = Fleet(self._config, table, dispatch.changed)
-        flow = Flow(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
+        flow = _flow(self._config)(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         discovery = attach(fleet, self._config)
         page = attach_page(fleet, self._config, metrics, lambda: self.app.admin)
-        mounts = {**discovery.mounts, **page.mounts}
-        self.app = App(fleet, flow, metrics, mounts, self._siblings, lambda: load(dispatch, metrics))
+        inner = {**discovery.mounts, **page.mounts}
+        outer = page.mounts if self._config.storage_inside else inner
+        self.app = App(fleet, flow, metrics, outer, inner, self._siblings, lambda: load(dispatch, metrics))
         self._siblings.listen(asyncio.get_running_loop(), self.app.admin.hear)
         await fleet.start()
         sweeper = asyncio.ensure_future(self._sweep(metrics))
@@ -75,6 +76,7 @@ class Application:
         await page.stop()
         await discovery.stop()
         await fleet.stop()
+        await flow.stop()
         self.app.access.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -118,8 +120,19 @@ def run(config: Config, drain_s: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
+    _flow(config)
     door = config.front_door
-    processes.run(config.host, config.port, door.processes, lambda own, siblings: server(config, drain_s, siblings).run([own]))
+    ports = [config.port, *([door.admin_port] if door.admin_port else [])]
+    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings).run(own))
+
+
+def _flow(config: Config) -> type[Flow]:
+    """The way of requests, with tracing if it is asked for. BadInput if what that needs is not installed."""
+    if not config.otlp_traces_endpoint:
+        return Flow
+    from disagg_launch.router.tracing import TracedFlow
+
+    return TracedFlow
 
 
 def _loop() -> str:

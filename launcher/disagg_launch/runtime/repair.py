@@ -116,6 +116,7 @@ class Repair:
         router, gateway = self._fleet.router, self._gateway
         # with its role the router takes an instance in that it does not know: one that comes back on another host
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
-        seen = await probe.post(router.host, router.port, f"/admin/{what}", message, gateway.token, gateway.launch.readiness.probe_s)
+        port = gateway.launch.router.told_at
+        seen = await probe.post(router.host, port, f"/admin/{what}", message, gateway.token, gateway.launch.readiness.probe_s)
         if not seen.healthy:
             self._board.note(f"the router was not told to {what} {one.name}: {seen.detail}")

@@ -165,7 +165,8 @@ class Scaling:
     def _rows(self, one: Record, path: str) -> List[Message]:
         """What the router says of the instance; nothing when the router is not there, and then it gives nobody requests."""
         router = self._gateway.fleet.router
-        connection = http.client.HTTPConnection(router.host, router.port, timeout=ANSWER_S)
+        port = self._gateway.launch.router.told_at
+        connection = http.client.HTTPConnection(router.host, port, timeout=ANSWER_S)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.token}"})
             told = json.loads(connection.getresponse().read())

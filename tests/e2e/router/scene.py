@@ -12,6 +12,7 @@ from typing import Any
 from standin import StandIn
 
 from disagg_launch.router import config as configuration
+from disagg_launch.router.processes import bound
 from disagg_launch.router.serve import Application
 from disagg_launch.router.serve import server as make_server
 
@@ -48,10 +49,11 @@ class Cluster:
     ctx: list[StandIn]
     gen: list[StandIn]
     app: Application
+    admin_port: int = 0
 
-    async def send(self, raw: bytes, timeout_s: float = 20) -> Answer:
+    async def send(self, raw: bytes, timeout_s: float = 20, inside: bool = False) -> Answer:
         """What a raw request is answered; `whole` is False if the answer was cut short."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port if inside else self.port)
         try:
             writer.write(raw)
             return await asyncio.wait_for(read_answer(reader), timeout_s)
@@ -100,12 +102,14 @@ async def cluster(ctx: int = 1, gen: int = 1, pause_s: float = 0.0, **config: An
     for name, mine in (("context_servers", workers[:ctx]), ("generation_servers", workers[ctx:])):
         raw[name] = {"urls": [w.url for w in mine], **config.pop(name, {})}
     parsed = configuration.parse({**raw, **config})
-    server = make_server(parsed, drain_s=1, port=0, host="127.0.0.1")
-    running = asyncio.ensure_future(server._serve())
+    server = make_server(parsed, drain_s=1)
+    ports = [0, *([parsed.front_door.admin_port] if parsed.front_door.admin_port else [])]
+    running = asyncio.ensure_future(server._serve([bound("127.0.0.1", port) for port in ports]))
     try:
         while not server.started:
             await asyncio.sleep(0.005)
-        one = Cluster(server.servers[0].sockets[0].getsockname()[1], workers[:ctx], workers[ctx:], server.config.app)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        one = Cluster(port, workers[:ctx], workers[ctx:], server.config.app, parsed.front_door.admin_port)
         while ctx and gen and (await one.get("/health")).status != 200:
             await asyncio.sleep(0.01)
         yield one

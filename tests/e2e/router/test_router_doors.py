@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -106,6 +107,58 @@ def test_a_connection_serves_many_requests_also_sent_ahead(play: Any) -> None:
             said = await asyncio.wait_for(reader.read(), 5)
             assert b"transfer-encoding" not in said and said.endswith(b"data: [DONE]\n\n")
             writer.close()
+
+    play(scene)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_a_port_of_its_own_for_the_admin(play: Any, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    port, admin = free_port(), {"authorization": "Bearer s3cret"}
+
+    async def scene() -> None:
+        async with cluster(front_door={"admin_token_file": str(token), "admin_port": port}) as c:
+            ask = request("GET", "/admin/workers", None, admin)
+            assert (await c.send(ask)).status == 404
+            assert (await c.send(request("GET", "/admin/workers"), inside=True)).status == 401
+            assert len((await c.send(ask, inside=True)).json) == 2
+            assert (await c.send(request("GET", "/metrics"), inside=True)).status == 200
+            assert (await c.send(request("POST", "/v1/completions", OK), inside=True)).status == 404 and c.ctx[0].seen == []
+            assert (await c.complete("hello", 2)).status == 200
+
+    play(scene)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_workers_register_at_the_port_that_the_cluster_uri_names(play: Any, inside: bool) -> None:
+    port = free_port()
+    at = {"cluster_uri": f"http://127.0.0.1:{port if inside else 8000}"}
+    registering = request("POST", "/set", {"key": "/trtllm-disagg/x", "value": "1"})
+
+    async def scene() -> None:
+        async with cluster(0, 0, front_door={"admin_port": port}, disagg_cluster=at) as c:
+            assert (await c.send(registering)).status == (404 if inside else 200)
+            assert (await c.send(registering, inside=True)).status == (200 if inside else 400)  # 400: the key is there already
+
+    play(scene)
+
+
+def test_nobody_else_s_pages_may_ask(play: Any) -> None:
+    """CORS is off: no answer allows another origin anything, and a browser's question beforehand is refused."""
+
+    async def scene() -> None:
+        async with cluster() as c:
+            origin = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+            asked = [await c.send(request("OPTIONS", "/v1/completions", None, origin))]
+            asked += [await c.post("/v1/completions", OK, origin), await c.get("/health", origin)]
+            assert [a.status for a in asked] == [405, 200, 200]
+            assert not any(name.startswith("access-control") for a in asked for name in a.headers)
 
     play(scene)
 
