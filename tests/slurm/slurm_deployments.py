@@ -60,9 +60,9 @@ class Deployment:
         assert said == f"{int(self.job)}\n"
         return self
 
-    def ready(self) -> Deployment:
+    def ready(self, limit_s: float = READY_S) -> Deployment:
         """Wait until the front door is open."""
-        self.url = self.command("wait", str(self.run), "--limit-s", str(READY_S)).stdout.strip()
+        self.url = self.command("wait", str(self.run), "--limit-s", str(limit_s)).stdout.strip()
         return self
 
     def fails(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max
     """Send one prompt to a deployment and print the answer; how fast it came goes to standard error."""
     base = url.rstrip("/") if url else _url_of_run(run or DEFAULT_RUN)
     body = {"max_tokens": max_tokens, "temperature": temperature, "stream": stream}
-    answer = _send(base, endpoint, prompt, body, show=_echo if stream else None)
+    named = _model_in(_read_yaml((run or DEFAULT_RUN) / "spec.yaml")) if not url else ""
+    answer = _send(base, endpoint, prompt, body, named, show=_echo if stream else None)
     click.echo("" if stream else answer.text)
     click.echo(_speed(answer), err=True)
 
@@ -85,22 +86,25 @@ def client(config: Path, prompts: Path, max_tokens: int, temperature: float, ser
     if ignore_eos:
         body["ignore_eos"] = True
     with ThreadPoolExecutor(max_workers=max(1, min(len(asked), 256))) as pool:
-        answers = list(pool.map(lambda prompt: _send(base, endpoint, prompt, body), asked))
+        answers = list(pool.map(lambda prompt: _send(base, endpoint, prompt, body, _model_in(where)), asked))
     output_file.write_text(json.dumps([answer.text for answer in answers], indent=1, ensure_ascii=False) + "\n")
     for answer in answers:
         click.echo(f"{click.style('> ' + answer.prompt, bold=True)}\n{answer.text.strip()}\n")
     click.echo(_table(answers), err=True)
 
 
-def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], show: Any = None) -> Answer:
-    """One prompt's answer. NotReady when nobody listens, BadInput when it is refused, WorkerDied when it breaks."""
+def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], named: str, show: Any = None) -> Answer:
+    """One prompt's answer. NotReady when nobody listens, BadInput when it is refused, WorkerDied when it breaks.
+
+    `named`: the model's name in the topology file, for routers that do not say what they serve.
+    """
     import requests
 
     body = {"model": "", **options, **_prompt(endpoint, prompt)}
     if options["stream"]:
         body["stream_options"] = {"include_usage": True}
     try:
-        body["model"] = _model(base)
+        body["model"] = _model(base, named)
         began = time.perf_counter()
         response = requests.post(base + PATHS[endpoint], json=body, stream=options["stream"], timeout=(CONNECT_S, None))
     except requests.ConnectionError:
@@ -145,14 +149,22 @@ def _refused(response: Any) -> Exception:
     return kind(f"the router answered {response.status_code}: {message}")
 
 
-def _model(base: str) -> str:
-    """The id of the model that is served there."""
+def _model(base: str, named: str) -> str:
+    """The id of the model that is served there; `named` where nobody can be asked, as at TensorRT-LLM's own router."""
     import requests
 
     said = requests.get(base + "/v1/models", timeout=CONNECT_S)
+    if said.status_code == 404 and named:
+        return named
     if said.status_code != 200:
         raise _refused(said)
     return str(said.json()["data"][0]["id"])
+
+
+def _model_in(file: dict[str, Any]) -> str:
+    """The model that a topology file names, the generation servers' if it is in the sections; "" if there is none."""
+    sections = (file.get(key) for key in ("generation_servers", "context_servers"))
+    return str(next((one["model"] for one in (file, *sections) if isinstance(one, dict) and one.get("model")), ""))
 
 
 def _prompt(endpoint: str, prompt: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ HOSTILE = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "64", "PMIX
 
 @pytest.fixture
 def up(tmp_path: Path) -> Callable[..., Ended]:
-    """`up(spec text, *options, **environment)` runs a deployment on free ports, asks it, and stops it."""
+    """`up(spec text, *options, ask=command, **environment)` runs a deployment on free ports, asks it, and stops it."""
 
-    def run(text: str, *options: str, **environ: str) -> Ended:
+    def run(text: str, *options: str, ask: Sequence[str] = (str(HERE / "engine_ask.py"),), **environ: str) -> Ended:
         first = free_ports()
         moved = re.sub(r"(?m)^port: .*$", f"port: {first}", text)
         moved = re.sub(r"(?m)^cluster:$", f"cluster:\n  base_port: {first + 1}", moved)
@@ -33,7 +33,7 @@ def up(tmp_path: Path) -> Callable[..., Ended]:
         path = os.pathsep.join([str(ROOT / "tests/standins/bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         own = {"PATH": path, "STANDIN_PYTHON": sys.executable, "STANDIN_TRACE": str(trace), "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
         command = [sys.executable, "-m", "disagg_launch", "up", str(spec), "--run", str(folder), *options]
-        command += ["--", sys.executable, str(HERE / "engine_ask.py")]
+        command += ["--", sys.executable, *ask]
         done = subprocess.run(
             command, env={**os.environ, **HOSTILE, **own, **environ}, capture_output=True, text=True, timeout=120, check=False
         )

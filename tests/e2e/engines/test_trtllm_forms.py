@@ -6,6 +6,7 @@ form has to give the text of one monolithic process.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,17 @@ def test_standard(up: Up, expected: str) -> None:
     assert not [name for name in environ if name.startswith(("SLURM_", "PMIX_", "UCX_"))], "MPI spawn would fail inside another launcher"
     workers = [dict(one["environ"]) for one in done.started if one["program"] == "trtllm-serve"]
     assert sorted(one["CUDA_VISIBLE_DEVICES"] for one in workers) == ["0", "1", "2"], "a GPU each, not the eight of the shell around"
+
+
+def test_the_example_client(up: Up, tmp_path: Path) -> None:
+    """The guide's client, pointed at the deployment by its configuration file, has an answer for every prompt."""
+    prompts, answers = ROOT / "examples/prompts.json", tmp_path / "answers.json"
+    client = ["-m", "disagg_launch", "client", "-c", str(tmp_path / "spec.yaml"), "-p", str(prompts), "-e", "chat", "-o", str(answers)]
+    done = up(example("standard.yaml"), ask=[*client, "--max-tokens", "4"])
+    assert done.code == 0, done.err
+    texts = json.loads(answers.read_text())
+    assert len(texts) == len(json.loads(prompts.read_text()))
+    assert all(texts)
 
 
 def test_llmapi_launch_on_one_node(up: Up, expected: str) -> None:
@@ -94,6 +106,14 @@ def test_mpi_worker(up: Up, expected: str) -> None:
     done = up(text, "--backend", "mpirun")
     assert done.texts() == (expected, expected)
     assert "deprecated" in done.err
+
+
+@pytest.mark.mpi
+def test_standard_under_one_mpirun(up: Up, expected: str) -> None:
+    """Ranks of one world become processes that start their own: nothing of the launcher around them may be left."""
+    text = example("standard.yaml", ("num_instances: 2", "num_instances: 1\n  tensor_parallel_size: 2"))
+    done = up(text, "--backend", "mpirun")
+    assert done.texts() == (expected, expected)
 
 
 def openmpi() -> str:

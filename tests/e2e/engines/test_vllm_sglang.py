@@ -40,17 +40,19 @@ def test_behind_our_own_front_door(up: Up, expected: str, name: str) -> None:
     assert up(text).texts() == (expected, expected)
 
 
-def test_vllm_over_two_nodes_for_each_instance(up: Up, expected: str, routers: Path) -> None:
+@pytest.mark.parametrize("backend", ["local", pytest.param("mpirun", marks=pytest.mark.mpi)])
+def test_vllm_over_two_nodes_for_each_instance(up: Up, expected: str, routers: Path, backend: str) -> None:
     text = (EXAMPLES / "vllm-nodes.yaml").read_text().replace("slurm: {}", f"router: {{name: vllm, command: [{routers / 'vllm-router'}]}}")
-    done = up(text.replace("0.0.0.0", "localhost"), "--backend", "local")
+    done = up(text.replace("0.0.0.0", "localhost"), "--backend", backend)
     assert done.texts() == (expected, expected)
     ranks = sorted(list(one["argv"])[list(one["argv"]).index("--node-rank") + 1] for one in done.started)
     assert ranks == ["0", "0", "1", "1"]
     assert sum("--headless" in list(one["argv"]) for one in done.started) == 2
 
 
-def test_sglang_over_two_nodes_for_each_instance(up: Up, expected: str, routers: Path) -> None:
+@pytest.mark.parametrize("backend", ["local", pytest.param("mpirun", marks=pytest.mark.mpi)])
+def test_sglang_over_two_nodes_for_each_instance(up: Up, expected: str, routers: Path, backend: str) -> None:
     router = f"router: {{name: sglang, command: [{routers / 'python'}, -m, sglang_router.launch_router]}}"
     text = (EXAMPLES / "sglang-nodes.yaml").read_text().replace("slurm: {}", router)
     text = text.replace("  dp_size: 8\n  enable_dp_attention: true\n", "")
-    assert up(text.replace("0.0.0.0", "localhost"), "--backend", "local").texts() == (expected, expected)
+    assert up(text.replace("0.0.0.0", "localhost"), "--backend", backend).texts() == (expected, expected)

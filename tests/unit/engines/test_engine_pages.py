@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from engine_view import EXAMPLES, ROOT, planned, words, worker
 
+from disagg_launch.cli import COMMANDS
+from disagg_launch.spec.engine_keys import known_keys
+from disagg_launch.spec.schema import schema_text
+
 PAGES = sorted((ROOT / "docs/engines").glob("*.md"))
 
 
@@ -20,10 +24,28 @@ def test_smallest_spec(page: Path) -> None:
     assert [shlex.join(words(worker(topology, plan, one.name).argv)) for one in plan.instances] == printed.splitlines()
 
 
-def test_the_table_of_the_guides_features_names_what_exists() -> None:
+def table(head: str) -> list[list[str]]:
+    """The cells of the table in the engines' page whose first line begins with `head`."""
     text = (ROOT / "docs/engines/README.md").read_text()
+    rows = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_table_of_the_guides_features_names_what_exists() -> None:
+    rows = table("| the guide's feature |")
     tests = "\n".join(one.read_text() for one in (ROOT / "tests").rglob("test_*.py"))
-    for name in re.findall(r"`(test_\w+)", text):
-        assert f"def {name}(" in tests
-    named = set(re.findall(r"\| ([a-z-]+\.yaml) \|", text))
-    assert named == {one.name for one in (EXAMPLES / "seed").glob("*.yaml")}
+    for cells in (*rows, *table("| the environment |")):
+        names = re.findall(r"`(test_\w+)", cells[-1])
+        assert names, cells
+        assert all(f"def {name}(" in tests for name in names), cells
+    assert {cells[2] for cells in rows} - {"-"} == {one.name for one in (EXAMPLES / "seed").glob("*.yaml")}
+
+
+def test_the_table_of_the_guides_features_names_keys_and_commands_that_exist() -> None:
+    keys = {name for text in (schema_text(),) for name in re.findall(r'"([a-z_]+)": \{', text)} | set(known_keys("trtllm") or ())
+    for cells in table("| the guide's feature |"):
+        for word in re.findall(r"`([^`]+)`", cells[1]):
+            if word.startswith("disagg-launch "):
+                assert word.split()[1] in COMMANDS, word
+            elif re.match(r"[a-z_]+(\.[a-z_]+)*(:|$)", word) and not word.startswith("http:"):
+                assert set(word.split(":")[0].split(".")) <= keys, word
