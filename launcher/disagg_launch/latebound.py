@@ -1,7 +1,8 @@
-"""YAML with late-bound values in it: plain data whose leaves may be `launch.Ref`s or tuples of parts."""
+"""YAML and JSON with late-bound values in it: plain data whose leaves may be `launch.Ref`s or tuples of parts."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -25,6 +26,13 @@ def yaml_text(value: Any) -> Text:
         return dumped
     pieces = _MARK.split(dumped)
     return tuple(refs[int(p)] if n % 2 else p for n, p in enumerate(pieces) if p)
+
+
+def json_text(value: Any) -> Text:
+    """`value` as JSON on one line whose Refs, each of which stands for a number, stay late-bound. ValueError as for `yaml_text`."""
+    refs: list[Ref] = []
+    pieces = re.split(f'"{_MARK.pattern}"', json.dumps(_marked(value, refs)))
+    return tuple(refs[int(p)] if n % 2 else p for n, p in enumerate(pieces) if p) if refs else pieces[0]
 
 
 def _marked(value: Any, refs: list[Ref]) -> Any:

@@ -26,6 +26,8 @@ class Ref:
     host: name other nodes reach the instance's first node by. url: "host:port". gpus: comma list of this task's visible ids.
     address: name other nodes reach the reading task's own node by.
     rank, instance_rank, tp_rank, pp_rank, node_rank, local_rank: of the task that reads it. run: absolute run folder.
+    "side_port" and "front_port", which no user writes, have a port number of the plan in `of`, a worker's or the front door's, and stand
+    for that number as it is bound (see Ports).
     """
 
     what: str
@@ -70,7 +72,7 @@ class Start:
     """How the gateway starts one step: `argv` with the run folder as working directory.
 
     `stop` is the command that ends the step in order, where a signal to it does not. `lost` is one that prints the hosts on which no
-    step can be started now, a line each.
+    step can be started now, a line each; `release` gives hosts back, which are further words, and prints those that it did.
     """
 
     step: str
@@ -81,6 +83,7 @@ class Start:
     stop: tuple[str, ...] = ()
     launcher: str = "local"
     lost: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,8 @@ class Router:
     stop: tuple[str, ...] = ()
     early: bool = False
     drain_s: float = 0.0
-    metrics: str = ""
+    metrics: Text = ""
     admin_port: int = 0
-
-    @property
-    def told_at(self) -> int:
-        """The port at which it is told who has ended and who is back."""
-        return self.admin_port or self.port
 
 
 @dataclass(frozen=True)
@@ -167,6 +165,21 @@ class Autoscale:
 
 
 @dataclass(frozen=True)
+class Ports:
+    """Port numbers that the topology file does not give. Where another run has them, the gateway raises all of them together.
+
+    `holds`: one command for each part of the job, which runs `runtime.pyz ports` on every host; none: all ports are as planned.
+    `workers`, `router`: whose ports are raised. `first`, `last`: the lowest and highest of these that may be used, as planned.
+    """
+
+    holds: tuple[tuple[str, ...], ...] = ()
+    workers: bool = False
+    router: bool = False
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True)
 class Launch:
     """The whole of launch.json. `files`: path in the run folder -> late-bound text, written by the gateway once hosts are known."""
 
@@ -179,6 +192,7 @@ class Launch:
     readiness: Readiness = field(default_factory=Readiness)
     policy: Policy = field(default_factory=Policy)
     autoscale: Optional[Autoscale] = None
+    ports: Ports = field(default_factory=Ports)
     version: int = VERSION
 
 
@@ -202,13 +216,14 @@ def from_json(text: str) -> Launch:
     return Launch(
         digest=raw["digest"],
         backend=raw["backend"],
-        starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop", "lost")}}) for s in raw["starts"]),
+        starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop", "lost", "release")}}) for s in raw["starts"]),
         workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"]), "followers": _words(w["followers"])}) for w in raw["workers"]),
-        router=Router(**{**_texts(raw["router"]), "stop": tuple(raw["router"]["stop"])}),
+        router=Router(**{**_texts(raw["router"]), "stop": tuple(raw["router"]["stop"]), "metrics": _text(raw["router"]["metrics"])}),
         files={k: _text(v) for k, v in raw["files"].items()},
         readiness=Readiness(**raw["readiness"]),
         policy=Policy(**raw["policy"]),
         autoscale=_autoscale(raw["autoscale"]),
+        ports=Ports(**{**raw["ports"], "holds": tuple(tuple(one) for one in raw["ports"]["holds"])}),
         version=raw["version"],
     )
 

@@ -49,6 +49,7 @@ def render(
         readiness=launch.Readiness(**spec.readiness.model_dump(), limit_why=limit.why),
         policy=launch.Policy(**spec.restart.model_dump()),
         autoscale=_autoscale(spec, layout, starts, python),
+        ports=give.ports(spec, layout),
     )
     return (
         File("spec.yaml", spec.source.text),

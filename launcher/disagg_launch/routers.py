@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from disagg_launch import engines
 from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
 from disagg_launch.engines.command import parse
-from disagg_launch.engines.servers import servers
+from disagg_launch.engines.servers import front_port, servers
 from disagg_launch.errors import BadInput
 from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Router, Text
@@ -40,7 +40,7 @@ def router(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Te
 
 def config(spec: Spec, plan: Plan) -> dict[str, Any]:
     """TensorRT-LLM's disagg_config.yaml as data, with late-bound urls."""
-    out: dict[str, Any] = {"hostname": spec.hostname, "port": spec.port}
+    out: dict[str, Any] = {"hostname": spec.hostname, "port": front_port(spec.port)}
     if spec.model:
         out["model"] = spec.model
     out.update(spec.router_keys)

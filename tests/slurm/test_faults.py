@@ -69,16 +69,22 @@ def test_a_rank_that_never_reports_is_named(cluster: Cluster, tmp_path: Path) ->
     assert "no word of rank 1;" in verdict["reason"]
 
 
-def test_a_port_that_a_stranger_has_is_named(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_port_that_a_stranger_has_is_named_or_left_to_him(cluster: Cluster, tmp_path: Path) -> None:
+    """Named where the topology file insists on it; without one, the run takes other ports."""
     listen = "import socket, time; s = socket.create_server(('', 8001)); time.sleep(600)"
     node = cluster.idle()[0]
     stranger = cluster.login("sbatch", "--parsable", "-w", node, "--wrap", f'python3 -c "{listen}"', cwd=tmp_path).stdout.strip()
     wait_for(lambda: "8001" in cluster.on(node, "ss", "-ltn").stdout)
-    one = Deployment(cluster, tmp_path, context(SERVE, slurm={"nodelist": node})).submit()
-    verdict = one.fails()
+    insists = context(SERVE, slurm={"nodelist": node}, cluster={"base_port": 8001})
+    verdict = Deployment(cluster, tmp_path, insists).submit().fails()
     assert verdict["instance"] == "ctx0"
     assert "8001" in verdict["reason"], verdict
     assert "port" in verdict["reason"]
+    other = Deployment(cluster, tmp_path, context(SERVE, name="other", slurm={"nodelist": node})).submit().ready()
+    assert other.url.endswith(":8512")
+    assert other.instance("ctx0")["url"].endswith(":8513")
+    assert "port 8001 is taken" in other.log("gateway")
+    other.cancel()
     cluster.login("scancel", stranger)
 
 

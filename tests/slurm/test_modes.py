@@ -26,7 +26,7 @@ def test_a_job_with_a_step_for_each_instance(cluster: Cluster, tmp_path: Path) -
         # the second network: the one that the site profile names
         assert re.match(r"http://10\.232\.", one.instance(name)["url"])
     steps = cluster.login("squeue", "--steps", "-h", "-o", "%j").stdout.split()
-    assert sorted(steps) == ["batch", "ctx0", "ctx1", "deputy", "gen0", "router"]
+    assert sorted(steps) == ["batch", "ctx0", "ctx1", "deputy", "gen0", "ports", "router"]
     assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert "rank 1 on" in one.command("logs", one.job, "ctx0").stdout
     one.cancel()
@@ -162,12 +162,11 @@ def test_a_profile_made_by_asking_this_cluster_works(cluster: Cluster, tmp_path:
 
 def test_an_array_of_two_topologies_on_the_same_nodes(cluster: Cluster, tmp_path: Path) -> None:
     nodes = {"nodelist": ",".join(cluster.idle()[:3])}
-    specs = [topology(name=f"a{n}", port=8100 + n, slurm=nodes, context_servers={"num_instances": n + 1}) for n in range(2)]
+    specs = [topology(name=f"a{n}", slurm=nodes, context_servers={"num_instances": n + 1}) for n in range(2)]
+    insist = [Deployment(cluster, tmp_path, {**spec, "port": 8100}) for spec in specs]
+    alike = insist[0].command("submit", *(str(one.spec) for one in insist), "--run", str(tmp_path / "array"), check=False)
+    assert (alike.returncode, "port 8100" in alike.stderr) == (2, True)
     ones = [Deployment(cluster, tmp_path, spec) for spec in specs]
-    alike = ones[0].command("submit", *(str(one.spec) for one in ones), "--run", str(tmp_path / "array"), check=False)
-    assert (alike.returncode, "port 8001" in alike.stderr) == (2, True)
-    specs[1]["cluster"]["base_port"] = 8201
-    ones[1] = Deployment(cluster, tmp_path, specs[1])
     folder = tmp_path / "array"
     job = ones[0].command("submit", *(str(one.spec) for one in ones), "--run", str(folder)).stdout.strip()
     for number, one in enumerate(ones):
@@ -176,5 +175,10 @@ def test_an_array_of_two_topologies_on_the_same_nodes(cluster: Cluster, tmp_path
         assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert [len(one.status()["instances"]) for one in ones] == [2, 3]
     assert ones[0].hosts()[:3] == ones[1].hosts()
+    # without ports in the files each has its own, and keeps them while the other starts again
+    assert {one.url.rpartition(":")[2] for one in ones} == {"8000", "8512"}
+    urls = [one["url"] for deployment in ones for one in deployment.status()["instances"]]
+    assert len(set(urls)) == 5
+    assert {one.ask(name)["instance"] for one in ones for name in ("ctx0", "gen0")} == {"ctx0", "gen0"}
     for one in ones:
         assert one.job in one.cancel()

@@ -6,6 +6,7 @@ A backend module offers, all pure:
 - `render(spec, plan, workers, python) -> (starts, files)`: one `launch.Start` for each step and the files that start it (steps/*.sh,
   host files, job.sbatch). `python` is the interpreter on the nodes;
 - `router(spec, front) -> front`: the front door as this backend starts it;
+- `ports(spec, plan) -> ports`: which ports may be bound to other numbers than the plan's, and what holds them on the hosts;
 - `gateway(folder, environ) -> argv`: the command that runs a rendered folder here and now.
 
 What a backend does to the outside world (submitting) stands in functions of its own beside it; a dry run is not calling them.
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from disagg_launch.errors import BadInput
+from disagg_launch.launch import Ports
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -41,6 +43,9 @@ class Backend(Protocol):
 
     def router(self, spec: Spec, front: Router) -> Router:
         """How the front door is started."""
+
+    def ports(self, spec: Spec, plan: Plan) -> Ports:
+        """Which ports may be raised, and what holds them."""
 
     def gateway(self, folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
         """The command that runs the folder."""
@@ -66,6 +71,11 @@ def check_apart(spec: Spec, plan: Plan, workers: tuple[Worker, ...], hosts: Sequ
 def same_router(spec: Spec, front: Router) -> Router:
     """The front door unchanged: a child of the gateway."""
     return front
+
+
+def ports_as_planned(spec: Spec, plan: Plan) -> Ports:
+    """Every port is the plan's."""
+    return Ports()
 
 
 def gateway_here(folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:

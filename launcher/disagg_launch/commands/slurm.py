@@ -12,7 +12,6 @@ from disagg_launch.errors import BadInput
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
-    from disagg_launch.plan import Plan
     from disagg_launch.spec import Spec
 
 job_argument = click.argument("run", metavar="RUN|JOB")
@@ -56,15 +55,12 @@ def _tested(files: tuple[File, ...]) -> str:
 
 def _sent_together(specs: tuple[pathlib.Path, ...], rendered: list[tuple[Spec, str, tuple[File, ...]]], run: Optional[pathlib.Path]) -> str:
     """The id of the array that runs them."""
-    from disagg_launch import plan
     from disagg_launch.backends import slurm
     from disagg_launch.backends.slurm import jobs as sent
     from disagg_launch.commands import run as runs
 
     texts = {str(spec): {one.path: str(one.text) for one in files} for spec, (_, _, files) in zip(specs, rendered)}
-    _check_ports(
-        {name: plan.from_json(files["plan.json"]) for name, files in texts.items()}, [topology.port for topology, _, _ in rendered]
-    )
+    _check_ports({name: _fixed_ports(files) for name, files in texts.items()})
     script = slurm.array({name: files["job.sbatch"] for name, files in texts.items()})
     folder = run or runs.unused(runs.RUNS / "array")
     for number, (topology, _, files) in enumerate(rendered):
@@ -73,14 +69,23 @@ def _sent_together(specs: tuple[pathlib.Path, ...], rendered: list[tuple[Spec, s
     return sent.send_array(folder, len(specs))
 
 
-def _check_ports(plans: dict[str, Plan], doors: list[int]) -> None:
-    """BadInput when two tasks of an array, which Slurm may put on the same nodes, would want the same port."""
+def _fixed_ports(files: dict[str, str]) -> set[int]:
+    """The ports of a run folder that stay as they are, because its topology file gives them."""
+    from disagg_launch import launch, plan
+
+    laid, made = plan.from_json(files["plan.json"]), launch.from_json(files["launch.json"])
+    workers = set() if made.ports.workers else {one.port for one in laid.instances}
+    return workers | (set() if made.ports.router else {made.router.port})
+
+
+def _check_ports(fixed: dict[str, set[int]]) -> None:
+    """BadInput when two tasks of an array, which Slurm may put on the same nodes, insist on the same port."""
     owner: dict[int, str] = {}
-    for (name, one), door in zip(plans.items(), doors):
-        for port in {door, *(instance.port for instance in one.instances)}:
+    for name, ports in fixed.items():
+        for port in ports:
             if owner.setdefault(port, name) != name:
                 why = f"port {port} is one of {owner[port]}'s too, and both may run on one node"
-                raise BadInput(f"{name}: {why}; set port and cluster.base_port apart")
+                raise BadInput(f"{name}: {why}; set port and cluster.base_port apart, or leave them out")
 
 
 @click.command()

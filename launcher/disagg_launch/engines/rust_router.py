@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from disagg_launch.engines import flags, ports
 from disagg_launch.engines.process_rules import OTHER_PROTOCOLS, connector
-from disagg_launch.engines.servers import servers
+from disagg_launch.engines.servers import front_port, servers
 from disagg_launch.launch import Ref, Router, Text
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 
@@ -20,7 +19,7 @@ POLICIES = {"load_balancing": "power_of_two", "kv_cache_aware": "cache_aware"}
 
 def sglang(spec: Spec, plan: Plan) -> Router:
     """`python3 -m sglang_router.launch_router --pd-disaggregation ...`; each prefill URL is followed by its bootstrap port."""
-    bootstrap = {i.name: str(ports.bootstrap(plan, i)) for i in plan.instances if i.role == CONTEXT}
+    bootstrap = {i.name: (ports.bootstrap(plan, i),) for i in plan.instances if i.role == CONTEXT}
     argv: list[Text] = ["--pd-disaggregation"]
     for one in servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one), *([bootstrap[one.of]] if isinstance(one, Ref) else [])]
@@ -44,11 +43,8 @@ def _policy(spec: Spec, plan: Plan, role: str) -> str:
     return POLICIES.get(kind, kind) if len(servers(spec, plan, role)) > 1 else "round_robin"
 
 
-def _options(spec: Spec) -> Mapping[str, object]:
-    """What is said unless the file says otherwise."""
-    # their own default of 30 s between two looks at a worker would be added to every start;
-    # their metrics port is one fixed number, on which a second deployment of this machine would fail to start
-    return {"worker_startup_check_interval": 1, "prometheus_port": spec.port - 1}
+# said unless the file says otherwise: their own default of 30 s between two looks at a worker would be added to every start
+OPTIONS = {"worker_startup_check_interval": 1}
 
 
 def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], health: str) -> Router:
@@ -58,9 +54,11 @@ def _router(spec: Spec, plan: Plan, program: tuple[str, ...], argv: list[Text], 
         argv += [flag, _policy(spec, plan, role)]
     # both parse an address, not a name
     host = "127.0.0.1" if spec.hostname == "localhost" else spec.hostname
-    start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", str(spec.port)]
-    options = {**_options(spec), **spec.router.options}
-    words = (*start, *argv, *flags.words(options))
-    return Router(
-        words, dict(spec.router.env), host, spec.port, spec.router.health or health, metrics=f":{options['prometheus_port']}/metrics"
-    )
+    start: list[Text] = [*(spec.router.command or program), "--host", host, "--port", (front_port(spec.port),)]
+    metrics: Text = f":{spec.router.options.get('prometheus_port')}/metrics"
+    if "prometheus_port" not in spec.router.options:
+        # their own is one fixed number, on which a second deployment of this machine would fail to start
+        argv += ["--prometheus-port", (front_port(spec.port - 1),)]
+        metrics = (":", front_port(spec.port - 1), "/metrics")
+    words = (*start, *argv, *flags.words({**OPTIONS, **spec.router.options}))
+    return Router(words, dict(spec.router.env), host, spec.port, spec.router.health or health, metrics=metrics)

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 
+def front_port(number: int) -> Ref:
+    """A port of the front door's own, as it is bound."""
+    return Ref("front_port", str(number))
+
+
 def servers(spec: Spec, plan: Plan, role: str) -> list[Any]:
     """host:port of each server of a role: those that run already, or the plan's instances, late-bound."""
     section = spec.section(role)

@@ -32,7 +32,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     spans = len(instance.nodes) > 1
     argv = serve_argv(spec, plan, instance)
     if spans:
-        address = (Ref("host", instance.name), f":{ports.rendezvous(plan, instance)}")
+        address = (Ref("host", instance.name), ":", ports.rendezvous(plan, instance))
         argv += ("--dist-init-addr", address, "--nnodes", str(len(instance.nodes)), "--node-rank", (Ref("node_rank"),))
     tasks = NODE if spans else INSTANCE
     return Worker(instance.name, argv, unset=UNSET, tasks=tasks, visible=NODE)
@@ -49,7 +49,7 @@ def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
         argv += [flag, str(size)] if size > 1 else []
     argv += ["--disaggregation-mode", "prefill" if instance.role == CONTEXT else "decode"]
     if instance.role == CONTEXT:
-        argv += ["--disaggregation-bootstrap-port", str(ports.bootstrap(plan, instance))]
+        argv += ["--disaggregation-bootstrap-port", (ports.bootstrap(plan, instance),)]
     return (*argv, *flags.words({BACKEND: DEFAULT_BACKEND, **section.engine_keys}), *spec.engine.args)
 
 

@@ -66,7 +66,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="plan")
     environ["SLURM_PROCID"] = (Ref("instance_rank"),)
     environ["SLURM_NTASKS"] = str(instance.size)
-    environ["TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR"] = f"tcp://127.0.0.1:{ports.ipc(plan, instance)}"
+    environ["TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR"] = ("tcp://127.0.0.1:", ports.ipc(plan, instance))
     argv = (wrapper(spec), *serve_argv(spec, plan, instance))
     return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="instance")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch.discovery.planned import AUTO, METADATA_CONFIG, cluster, metadata_config
-from disagg_launch.engines.servers import servers
+from disagg_launch.engines.servers import front_port, servers
 from disagg_launch.plan import CONTEXT, GENERATION, Plan
 
 if TYPE_CHECKING:
@@ -37,7 +37,13 @@ def worker_args(spec: Spec, role: str) -> dict[str, Any]:
 def disagg_config(spec: Spec, plan: Plan) -> dict[str, Any]:
     """disagg_config.yaml: servers by url, or found through the cluster, in which case upstream wants the sections without urls."""
     backend = spec.context_servers.engine_keys.get("backend", PYTORCH)
-    out: dict[str, Any] = {"hostname": spec.hostname, "port": spec.port, "backend": backend, **spec.router_keys, **spec.router.options}
+    out: dict[str, Any] = {
+        "hostname": spec.hostname,
+        "port": front_port(spec.port),
+        "backend": backend,
+        **spec.router_keys,
+        **spec.router.options,
+    }
     if found := cluster(spec):
         out["disagg_cluster"] = found
     for key, role in SECTIONS.items():

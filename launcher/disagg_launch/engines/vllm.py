@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from disagg_launch import files as run_files
 from disagg_launch.engines import flags, ports, process_rules, rust_router, startup
+from disagg_launch.latebound import json_text
 from disagg_launch.launch import INSTANCE, NODE, Ref, Router, Text, Worker
 from disagg_launch.plan import CONTEXT, Instance, Plan, shape
 
@@ -74,7 +75,7 @@ def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
         ("--prefill-context-parallel-size", section.context_parallel_size),
     ):
         argv += [flag, str(size)] if size > 1 else []
-    argv += ["--kv-transfer-config", flags.text(kv_transfer(spec, plan, instance))]
+    argv += ["--kv-transfer-config", json_text(kv_transfer(spec, plan, instance))]
     own = {k: v for k, v in section.engine_keys.items() if k != KV_TRANSFER}
     return (*argv, *flags.words(own, negative="no-"), *spec.engine.args)
 
@@ -94,7 +95,7 @@ def kv_transfer(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Any]:
 def side_channel(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Text]:
     """Where the connector listens: by default every instance of a node would take the same port, on an address that only it can reach."""
     name = process_rules.connector(spec, instance.role)
-    port = str(ports.kv(plan, instance))
+    port = (ports.kv(plan, instance),)
     if name == MOONCAKE:
         return {"VLLM_MOONCAKE_BOOTSTRAP_PORT": port}
     if name in NIXLS:
@@ -104,17 +105,17 @@ def side_channel(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Text]:
 
 def meeting(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
     """Where the nodes of one instance meet, without Ray."""
-    address, port = (Ref("host", instance.name),), ports.rendezvous(plan, instance)
+    address, port = (Ref("host", instance.name),), (ports.rendezvous(plan, instance),)
     words: tuple[Text, ...] = ("--nnodes", str(len(instance.nodes)), "--node-rank", (Ref("node_rank"),))
-    words += ("--master-addr", address, "--master-port", str(port))
+    words += ("--master-addr", address, "--master-port", port)
     if spec.section(instance.role).data_parallel_size > 1:
-        words += ("--data-parallel-address", address, "--data-parallel-rpc-port", str(port + 1))
+        words += ("--data-parallel-address", address, "--data-parallel-rpc-port", (ports.rendezvous(plan, instance, 1),))
     return words
 
 
 def symmetric_run(plan: Plan, instance: Instance) -> tuple[Text, ...]:
     """`ray symmetric-run ... --`: the same words on every node; Ray runs what follows on the first one once all are there."""
-    address = (Ref("host", instance.name), f":{ports.rendezvous(plan, instance)}")
+    address = (Ref("host", instance.name), ":", ports.rendezvous(plan, instance))
     per_node = str(instance.size // len(instance.nodes))
     return ("ray", "symmetric-run", "--address", address, "--min-nodes", str(len(instance.nodes)), "--num-gpus", per_node, "--")
 

@@ -60,7 +60,7 @@ class Autoscaler:
         loop, router = asyncio.get_running_loop(), self._gateway.fleet.router
         before, self._before = self._before, None
         try:
-            now = await loop.run_in_executor(None, figures.read, router.host, self._gateway.launch.router.told_at, self._gateway.token)
+            now = await loop.run_in_executor(None, figures.read, router.host, self._gateway.fleet.told_at, self._gateway.token)
         except (OSError, ValueError) as problem:
             self._say(f"the router does not tell its load: {problem}")
             return

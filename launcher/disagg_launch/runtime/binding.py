@@ -20,10 +20,14 @@ LOOPBACK = "127.0.0.1"
 
 
 class Binding:
-    """By node number: `hosts`, the names nodes call themselves, and `addresses`, what other nodes reach them by."""
+    """By node number: `hosts`, the names nodes call themselves, and `addresses`, what other nodes reach them by.
 
-    def __init__(self, hosts: Iterable[str], addresses: Iterable[str]) -> None:
+    `side_up`, `front_up`: by how much the ports of workers and front door are higher than planned.
+    """
+
+    def __init__(self, hosts: Iterable[str], addresses: Iterable[str], side_up: int = 0, front_up: int = 0) -> None:
         self.hosts, self.addresses = tuple(hosts), tuple(addresses)
+        self.side_up, self.front_up = side_up, front_up
 
 
 class Reader:
@@ -54,12 +58,13 @@ def extended(binding: Binding, node_count: int) -> Binding:
         return binding
     if set(binding.addresses) != {LOOPBACK}:
         raise BackendRefused(f"{node_count} nodes are needed, there are {len(binding.hosts)}: ask for more with cluster.spare_nodes")
-    return Binding(binding.hosts + (LOOPBACK,) * missing, binding.addresses + (LOOPBACK,) * missing)
+    more = (LOOPBACK,) * missing
+    return Binding(binding.hosts + more, binding.addresses + more, binding.side_up, binding.front_up)
 
 
 def to_json(binding: Binding) -> str:
     """binding.json."""
-    return json.dumps({"hosts": binding.hosts, "addresses": binding.addresses}, indent=1) + "\n"
+    return json.dumps(vars(binding), indent=1) + "\n"
 
 
 def load(run: str) -> Optional[Binding]:
@@ -69,7 +74,7 @@ def load(run: str) -> Optional[Binding]:
             raw = json.load(file)
     except FileNotFoundError:
         return None
-    return Binding(raw["hosts"], raw["addresses"])
+    return Binding(**raw)
 
 
 class Scope:
@@ -86,9 +91,13 @@ class Scope:
         """The text that stands for `ref`. BadInput when its reader has no such thing (a rank in a file of the whole run)."""
         if ref.what == "run":
             return self.run
+        if ref.what == "side_port":
+            return str(int(ref.of) + self.binding.side_up)
+        if ref.what == "front_port":
+            return str(int(ref.of) + self.binding.front_up)
         if ref.of == "router":
-            host, port = router_host(self.launch, self.binding), str(self.launch.router.port)
-            return {"host": host, "port": port, "url": f"{host}:{port}", "name": "router"}[ref.what]
+            host, port = router_host(self.launch, self.binding), self.launch.router.port + self.binding.front_up
+            return {"host": host, "port": str(port), "url": f"{host}:{port}", "name": "router"}[ref.what]
         if ref.of.startswith("@"):
             return self.binding.addresses[int(ref.of[1:])]
         if ref.what == "address" and reader.task:
@@ -99,8 +108,8 @@ class Scope:
             instance = reader.task.instance
         else:
             raise BadInput(f"the place holder {ref.what!r} stands in a text that belongs to no instance: name the instance it is of")
-        host = self.binding.addresses[instance.nodes[0]]
-        shared = {"host": host, "port": str(instance.port), "url": f"{host}:{instance.port}", "name": instance.name}
+        host, port = self.binding.addresses[instance.nodes[0]], instance.port + self.binding.side_up
+        shared = {"host": host, "port": str(port), "url": f"{host}:{port}", "name": instance.name}
         shared.update(role=instance.role, size=str(instance.size), node_count=str(len(instance.nodes)))
         return shared[ref.what] if ref.what in shared else _own(ref, reader)
 

@@ -184,7 +184,8 @@ def _check_port(role: Role) -> None:
     """RankRefused PORT_TAKEN when somebody listens on the instance's port already; only the rank that will own it looks."""
     if role.task.row.instance_rank != 0:
         return
-    host, port = role.scope.binding.addresses[role.task.instance.nodes[0]], role.task.instance.port
+    bound = role.scope.binding
+    host, port = bound.addresses[role.task.instance.nodes[0]], role.task.instance.port + bound.side_up
     taken = listener(host, port)
     if taken:
         raise RankRefused(

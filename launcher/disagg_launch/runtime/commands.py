@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     gateway.add_argument("--listen", default="", help="this machine's address for the ranks' reports [default: loopback if that is enough]")
     gateway.add_argument("--quiet", action="store_true", help="say nothing but the ready line")
     gateway.add_argument("--detach", action="store_true", help="come back when the router is open, and go on in the background")
+    commands.add_parser("ports", help="hold port numbers on this host, as asked on standard input")
     hosts = commands.add_parser("hosts", help="print the Slurm job's hosts, or those of a step's tasks, comma separated")
     what = hosts.add_mutually_exclusive_group()
     what.add_argument("--step", default="", help="of this step's tasks, in task order")
@@ -90,6 +91,12 @@ def _hosts(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ports(options: argparse.Namespace) -> int:
+    from disagg_launch.runtime import ports
+
+    return ports.main()
+
+
 def _address(options: argparse.Namespace) -> int:
     from disagg_launch.runtime import allocation
 
@@ -143,6 +150,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "rank": _rank,
     "spread": _spread,
     "gateway": _gateway,
+    "ports": _ports,
     "hosts": _hosts,
     "address": _address,
     "down": _down,

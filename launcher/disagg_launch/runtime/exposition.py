@@ -14,7 +14,6 @@ import os
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from disagg_launch.launch import Router
 from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import UP
 
@@ -72,11 +71,11 @@ class Exposition:
         writer.close()
 
 
-def addresses(gateway: str, router: Router, host: str) -> Dict[str, str]:
-    """The URLs of both pages, by whose they are; the router, on `host`, only has one if it is known."""
+def addresses(gateway: str, router: str, metrics: str) -> Dict[str, str]:
+    """The URLs of both pages, by whose they are; the router, at `router` ("host:port"), only has one if its `metrics` are known."""
     made = {"gateway": gateway}
-    if router.metrics:
-        made["router"] = f"http://{host}{router.metrics if router.metrics[0] == ':' else f':{router.port}{router.metrics}'}"
+    if metrics:
+        made["router"] = f"http://{router.rpartition(':')[0] if metrics[0] == ':' else router}{metrics}"
     return made
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set
 
 from disagg_launch.errors import BackendRefused, WorkerDied
 from disagg_launch.launch import Launch, Start
@@ -31,16 +31,17 @@ class Fleet:
     def __init__(self, run: str, plan: Plan, launch: Launch, binding: Binding, changed: Callable[[str], None]) -> None:
         self.run, self.plan, self.launch, self.binding = run, plan, launch, binding
         self._changed = changed
-        self.records = {i.name: record.of_instance(plan, i, binding.addresses[i.nodes[0]]) for i in plan.instances}
+        self.records = {i.name: record.of_instance(plan, i, binding) for i in plan.instances}
         host = bindings.router_host(launch, binding)
-        self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, launch.router.port, "logs/router.log")
+        port = launch.router.port + binding.front_up
+        self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, port, "logs/router.log")
         self._index()
         self.nursery = Nursery()
         self.children: Dict[str, Child] = {}
         self.stopping = False
         self.spared: Set[int] = set()
         self.lost: Set[str] = set()
-        """Hosts that have not been heard of; a report from one takes it out."""
+        """Hosts that have not been heard of, or were given back; a report from one takes it out."""
         self._gone: Dict[str, List[int]] = {}
         self._blamed: Dict[str, tuple[int, str]] = {}
 
@@ -54,10 +55,23 @@ class Fleet:
         """Go on with a plan that has more instances behind those there are; the new records. BackendRefused if hosts are missing."""
         self.binding = bindings.extended(self.binding, plan.node_count)
         self.plan, self.launch = plan, launch
-        new = [record.of_instance(plan, i, self.binding.addresses[i.nodes[0]]) for i in plan.instances if i.name not in self.records]
+        new = [record.of_instance(plan, i, self.binding) for i in plan.instances if i.name not in self.records]
         self.records.update({one.name: one for one in new})
         self._index()
         return new
+
+    def bind(self, binding: Binding) -> None:
+        """Go on with other hosts or ports."""
+        self.binding = binding
+        for one in self.plan.instances:
+            known = self.records[one.name]
+            known.host, known.port = binding.addresses[one.nodes[0]], one.port + binding.side_up
+        self.router.port = self.launch.router.port + binding.front_up
+
+    @property
+    def told_at(self) -> int:
+        """The port at which the router is told who has ended and who is back."""
+        return self.launch.router.admin_port or self.router.port
 
     def now_s(self) -> float:
         """The gateway's clock."""
@@ -73,7 +87,7 @@ class Fleet:
         self.children[start.step] = child
         child.watcher = asyncio.ensure_future(self._await_step(start, child))
 
-    async def leave_lost_hosts(self, start: Start, environ: Mapping[str, str]) -> List[int]:
+    async def leave_lost_hosts(self, start: Start, environ: Mapping[str, str], resting: Collection[str]) -> List[int]:
         """Bind those nodes of a step whose hosts are lost to spare ones; their numbers. BackendRefused when there is no spare."""
         told: List[str] = []
         if start.lost:
@@ -81,12 +95,20 @@ class Fleet:
             await child.settled()
         lost = self.lost | {line.strip() for line in told}
         nodes = sorted({row.node for task in self.tasks[start.step] for row in task.rows})
-        fresh = spares.rebound(self.plan, self.binding, nodes, lost)
+        fresh = spares.rebound(self.plan, self.binding, nodes, lost, resting)
         moved = [node for node in nodes if fresh.hosts[node] != self.binding.hosts[node]]
-        self.binding = fresh
-        for one in self.plan.instances:
-            self.records[one.name].host = fresh.addresses[one.nodes[0]]
+        self.bind(fresh)
         return moved
+
+    async def give_back(self, start: Start, hosts: Sequence[str], environ: Mapping[str, str]) -> List[str]:
+        """Hosts that nobody needs go back to whom they came from; those that did."""
+        told: List[str] = []
+        if start.release and hosts:
+            child = await self.nursery.start("release", [*start.release, *hosts], self.run, environ, told.append)
+            await child.settled()
+        gone = [host for host in hosts if host in told]
+        self.lost.update(gone)
+        return gone
 
     async def start_router(self, environ: Mapping[str, str]) -> None:
         """The front door begins. BackendRefused if its program cannot be run."""

@@ -23,7 +23,7 @@ from disagg_launch.runtime import allocation, exposition, folder
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import verdict as verdicts
 from disagg_launch.runtime.autoscaler import Autoscaler
-from disagg_launch.runtime.binding import Binding
+from disagg_launch.runtime.binding import Binding, Reader, Scope
 from disagg_launch.runtime.board import Board
 from disagg_launch.runtime.desk import Desk
 from disagg_launch.runtime.events import Events
@@ -32,6 +32,7 @@ from disagg_launch.runtime.fleet import ROUTER, Fleet
 from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.opening import Opening
+from disagg_launch.runtime.ports import Holding
 from disagg_launch.runtime.readiness import FAILED, READY, Verdict
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.repair import Repair
@@ -58,6 +59,7 @@ class Gateway:
         self.asked_to_stop = False
         self.repair = Repair(self)
         self.scaling = Scaling(self)
+        self.holding = Holding(self)
         self.autoscaler = Autoscaler(self)
         self.lookout = Lookout(self)
         self.vitals = Vitals(self)
@@ -102,6 +104,7 @@ class Gateway:
         text = f"plan {plan.digest} of {plan.name}"
         verdicts.forget(self.run)
         self.events.tell("begun", text, digest=plan.digest, job=job, instances=counts[0], ranks=counts[1])
+        self.fleet.bind(await self.holding.settle())
         self.opening.claim_port()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
@@ -188,7 +191,8 @@ class Gateway:
 
     def figures(self) -> Dict[str, str]:
         """Where figures for Prometheus are: this gateway's and the router's."""
-        return exposition.addresses(self.exposition.url, self.launch.router, self.fleet.router.host)
+        metrics = Scope(self.run, self.plan, self.launch, self.fleet.binding).text(self.launch.router.metrics, Reader())
+        return exposition.addresses(self.exposition.url, f"{self.fleet.router.host}:{self.fleet.router.port}", metrics)
 
     async def _announce(self, verdict: Verdict) -> None:
         """The verdict in words and in state/verdict.json. Reading the logs is left to a thread: leases want their beats meanwhile."""
@@ -206,6 +210,7 @@ class Gateway:
         self.state = "stopping"
         self.save(final=True)
         await self.fleet.stop(self.environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
+        await self.holding.close()
         for task in self._tasks:
             task.cancel()
         await self.desk.close()

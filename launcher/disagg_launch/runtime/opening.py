@@ -25,7 +25,7 @@ class Opening:
 
     def claim_port(self) -> None:
         """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
-        host, port = self._gateway.launch.router.host, self._gateway.launch.router.port
+        host, port = self._gateway.launch.router.host, self._fleet.router.port
         taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
         if taken:
             raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")

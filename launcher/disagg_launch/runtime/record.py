@@ -7,7 +7,7 @@ import datetime
 import os
 import re
 import time
-from typing import IO, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from disagg_launch.errors import WorkerDied
 from disagg_launch.plan import Instance, Plan
@@ -16,6 +16,9 @@ from disagg_launch.runtime.phases import Phase
 from disagg_launch.runtime.probe import Seen
 from disagg_launch.runtime.progress import Progress
 from disagg_launch.runtime.readiness import Observation, stage_of
+
+if TYPE_CHECKING:
+    from disagg_launch.runtime.binding import Binding
 
 TAIL_LINES = 40
 SHOWN_LINES = 12
@@ -199,10 +202,11 @@ def _shown(one: Step) -> Dict[str, Any]:
     return {**told, "since": round(one.since, 3)} if one.phase else {"stage": one.stage, "since": round(one.since, 3)}
 
 
-def of_instance(plan: Plan, instance: Instance, address: str) -> Record:
+def of_instance(plan: Plan, instance: Instance, binding: Binding) -> Record:
     """A fresh record of a planned instance."""
     ranks = tuple(r.rank for r in plan.ranks_of(instance.name))
-    return Record(instance.name, address, instance.port, f"logs/{instance.name}.log", ranks, instance.role)
+    address, port = binding.addresses[instance.nodes[0]], instance.port + binding.side_up
+    return Record(instance.name, address, port, f"logs/{instance.name}.log", ranks, instance.role)
 
 
 def timestamp() -> str:

@@ -71,14 +71,14 @@ class Repair:
         if one is self._fleet.router:
             await self._fleet.start_router(environ)
         else:
-            await self._move(one)
+            await self.move(one)
             await self._fleet.start_step(self._fleet.step_of[one.name], environ)
 
-    async def _move(self, one: Record) -> None:
+    async def move(self, one: Record) -> None:
         """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
         gateway, before = self._gateway, self._fleet.binding
         old = Record(one.name, one.host, one.port, one.log_path)
-        moved = await self._fleet.leave_lost_hosts(self._fleet.step_of[one.name], gateway.environ())
+        moved = await self._fleet.leave_lost_hosts(self._fleet.step_of[one.name], gateway.environ(), gateway.scaling.resting)
         now = self._fleet.binding
         for node in moved:
             self._board.note(f"node {node} of the plan is {now.hosts[node]} from now on: {before.hosts[node]} is lost")
@@ -116,7 +116,7 @@ class Repair:
         router, gateway = self._fleet.router, self._gateway
         # with its role the router takes an instance in that it does not know: one that comes back on another host
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
-        port = gateway.launch.router.told_at
+        port = gateway.fleet.told_at
         seen = await probe.post(router.host, port, f"/admin/{what}", message, gateway.token, gateway.launch.readiness.probe_s)
         if not seen.healthy:
             self._board.note(f"the router was not told to {what} {one.name}: {seen.detail}")

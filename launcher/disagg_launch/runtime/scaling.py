@@ -19,7 +19,7 @@ from disagg_launch import plan as plans
 from disagg_launch.errors import BackendRefused
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
-from disagg_launch.runtime import folder
+from disagg_launch.runtime import folder, spares
 from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.record import Record
 
@@ -42,6 +42,7 @@ class Scaling:
         self._busy = False
         self._problems: List[str] = []
         self.resting: Set[str] = set()
+        self._spares = len(gateway.binding.hosts) - gateway.plan.node_count
 
     def change(self, message: Message, peer: str) -> Message:
         """Begin a change: "folder" (inside the run folder), and the names of "starts", "stops" and "replaces"; "drain_s"."""
@@ -58,7 +59,15 @@ class Scaling:
 
     def progress(self, message: Message, peer: str) -> Message:
         """How the last change goes."""
-        return {"busy": self._busy, "problems": self._problems, "resting": sorted(self.resting)}
+        hosts, lost = self._gateway.fleet.binding.hosts, self._gateway.fleet.lost
+        return {
+            "busy": self._busy,
+            "problems": self._problems,
+            "resting": sorted(self.resting),
+            # how many nodes there are, if that is a limit, and which of them cannot be used
+            "nodes": None if self._gateway.launch.backend == "local" else len(hosts),
+            "gone": [node for node, host in enumerate(hosts) if host in lost],
+        }
 
     def _adopt(self, fresh: str) -> None:
         """Take over the new plan and files. ValueError if somebody who runs would have to move."""
@@ -84,6 +93,8 @@ class Scaling:
             # last, so that who was started to stand in does; and not at all when who should take over is not there
             for name in () if self._problems else message["stops"]:
                 await self._end(gateway.fleet.records[name], drain_s)
+            if message["stops"]:
+                await self._give_back()
         except Exception as wrong:
             self._problems.append(f"the gateway failed ({wrong!r}): see logs/gateway.log")
             raise
@@ -91,12 +102,22 @@ class Scaling:
             self._busy = False
             gateway.board.save(gateway.status(), final=True)  # whoever waited for the change asks for the status next
 
+    async def _give_back(self) -> None:
+        """Hosts on which nobody runs any more go back, except as many spare ones as there were at first."""
+        gateway = self._gateway
+        fleet = gateway.fleet
+        idle = spares.surplus(gateway.plan, fleet.binding, self.resting, fleet.lost, self._spares)
+        gone = await fleet.give_back(gateway.launch.starts[0], idle, gateway.environ())
+        if gone:
+            gateway.board.note(f"given back: {', '.join(gone)}")
+
     async def _begin(self, one: Record) -> None:
         """Start an instance, and have requests sent to it once it is healthy; one that fails is put to rest again."""
         gateway = self._gateway
         with self._alone(one):
             self._say(one, "is started")
             try:
+                await gateway.repair.move(one)
                 await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
                 self.resting.discard(one.name)
                 await gateway.repair.until_healthy(one)
@@ -165,7 +186,7 @@ class Scaling:
     def _rows(self, one: Record, path: str) -> List[Message]:
         """What the router says of the instance; nothing when the router is not there, and then it gives nobody requests."""
         router = self._gateway.fleet.router
-        port = self._gateway.launch.router.told_at
+        port = self._gateway.fleet.told_at
         connection = http.client.HTTPConnection(router.host, port, timeout=ANSWER_S)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.token}"})

@@ -75,12 +75,15 @@ class Nursery:
                 if child is not None:
                     child.finish(status)
 
-    async def start(self, name: str, argv: Sequence[str], folder: str, environ: Mapping[str, str], hear: Callable[[str], None]) -> Child:
+    async def start(
+        self, name: str, argv: Sequence[str], folder: str, environ: Mapping[str, str], hear: Callable[[str], None],
+        stdin: int = subprocess.DEVNULL,
+    ) -> Child:  # fmt: skip
         """A new child; each line of its output goes to `hear` (no newline). BackendRefused if its program cannot be run."""
         out, into = os.pipe()
         try:
             process = subprocess.Popen(
-                list(argv), cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL, stdout=into, stderr=into,
+                list(argv), cwd=folder, env=dict(environ), stdin=stdin, stdout=into, stderr=into,
                 start_new_session=True, preexec_fn=_tied_to_gateway,
             )  # fmt: skip
         except OSError as problem:

@@ -107,7 +107,7 @@ class Cluster(Closed):
     groups: Many[Group] = ()
     """Unlike nodes; given groups replace `nodes` and `gpus_per_node`."""
     base_port: Annotated[int, Field(ge=1, le=60_000)] = 8001
-    """The first instance's HTTP port; others count up from it."""
+    """The first instance's HTTP port; others count up from it. Left out on Slurm: raised at start if another run has these."""
     pins: dict[str, Pin] = Field(default_factory=dict)
     """Instance name (ctx0, gen1) -> where it has to lie."""
 

@@ -115,7 +115,7 @@ class Topology(Closed):
     hostname: Line = "localhost"
     """The address that the front door binds."""
     port: Port = 8000
-    """The port that the front door binds."""
+    """The port that the front door binds. Left out on Slurm: raised at start if another run has it."""
     context_servers: Section = Section(num_instances=0)
     """The prefill workers."""
     generation_servers: Section = Section(num_instances=0)

@@ -26,7 +26,9 @@ def worker(topology: spec.Spec, plan: Plan, name: str) -> Worker:
 
 
 def marked(ref: Ref) -> str:
-    """A Ref as {what}, or {instance.what}."""
+    """A Ref as {what}, or {instance.what}; a port number as planned."""
+    if ref.what in ("side_port", "front_port"):
+        return ref.of
     return "{" + (f"{ref.of}.{ref.what}" if ref.of else ref.what) + "}"
 
 
@@ -34,6 +36,8 @@ def on_localhost(plan: Plan, own: Instance | None = None, host: str = "localhost
     """Refs as they are bound when every node is `host`; what only a task knows stays marked."""
 
     def value(ref: Ref) -> str:
+        if ref.what in ("side_port", "front_port"):
+            return marked(ref)
         if ref.of == "router":
             return {"host": host, "port": str(plan.router["port"]), "url": f"{host}:{plan.router['port']}"}[ref.what]
         one = plan.instance(ref.of) if ref.of else own

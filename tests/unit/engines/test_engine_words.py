@@ -38,9 +38,11 @@ cluster: {gpus_per_node: 4}
     _, plan = planned(text)
     taken: dict[int, str] = {one.port: one.name for one in plan.instances}
     for one in plan.instances:
-        own = {ports.ipc(plan, one), ports.bootstrap(plan, one)}
-        own |= {ports.kv(plan, one) + rank for rank in range(one.size)}
-        own |= {ports.rendezvous(plan, one) + more for more in range(10)} if len(one.nodes) > 1 else set()
+        own = {int(ports.ipc(plan, one).of), int(ports.bootstrap(plan, one).of)}
+        own |= {int(ports.kv(plan, one).of) + rank for rank in range(one.size)}
+        own |= {int(ports.rendezvous(plan, one, more).of) for more in range(10)} if len(one.nodes) > 1 else set()
+        low, high = ports.span(plan)
+        assert all(low <= port <= high for port in own)
         for port in own:
             assert taken.setdefault(port, one.name) == one.name
     assert max(taken) < 32_768, "below the range from which clients' ports come"

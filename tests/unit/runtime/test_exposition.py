@@ -5,7 +5,6 @@ import stat
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from disagg_launch.launch import Router
 from disagg_launch.runtime import exposition
 
 
@@ -68,9 +67,9 @@ def test_names_are_quoted():
 
 def test_the_routers_page_is_on_its_port_or_on_one_of_its_own():
     at = exposition.addresses
-    assert at("http://g:1/metrics", Router(()), "h") == {"gateway": "http://g:1/metrics"}
-    assert at("x", Router((), port=8000, metrics="/metrics"), "h")["router"] == "http://h:8000/metrics"
-    assert at("x", Router((), port=8000, metrics=":7999/metrics"), "h")["router"] == "http://h:7999/metrics"
+    assert at("http://g:1/metrics", "h:8000", "") == {"gateway": "http://g:1/metrics"}
+    assert at("x", "h:8000", "/metrics")["router"] == "http://h:8000/metrics"
+    assert at("x", "h:8000", ":7999/metrics")["router"] == "http://h:7999/metrics"
 
 
 def test_targets_are_in_the_form_of_prometheus_file_discovery(tmp_path):

@@ -4,10 +4,10 @@ import pytest
 
 from disagg_launch.backends.slurm import header
 from disagg_launch.errors import BackendRefused, BadInput
-from disagg_launch.plan import Plan
+from disagg_launch.plan import Instance, Plan
 from disagg_launch.runtime import allocation
 from disagg_launch.runtime.binding import Binding
-from disagg_launch.runtime.spares import rebound
+from disagg_launch.runtime.spares import rebound, surplus
 
 PLAN = Plan("x", 2, 1, (), ())
 BOUND = Binding(("a", "b", "c", "d"), ("1", "2", "3", "4"))
@@ -60,6 +60,20 @@ def test_a_lost_host_and_the_first_good_spare_change_places(nodes: list[int], lo
 def test_without_a_spare_the_loss_is_said() -> None:
     with pytest.raises(BackendRefused, match=r"b is lost.*spare_nodes"):
         rebound(PLAN, BOUND, [1], ["b", "c", "d"])
+
+
+def test_hosts_of_instances_at_rest_are_spare_and_the_last_ones_go_back() -> None:
+    plan = Plan("x", 4, 1, tuple(Instance(f"gen{n}", "generation", n, 1, (n,), 8001 + n) for n in range(4)), ())
+    assert "".join(rebound(plan, BOUND, [1], ["b"], {"gen2"}).hosts) == "acbd"
+    with pytest.raises(BackendRefused):
+        rebound(plan, BOUND, [1], ["b"])
+    assert surplus(plan, BOUND, (), (), 0) == []
+    assert surplus(plan, BOUND, {"gen2", "gen3"}, (), 0) == ["d", "c"]
+    assert surplus(plan, BOUND, {"gen2", "gen3"}, (), 1) == ["d"]
+    assert surplus(plan, BOUND, {"gen2", "gen3"}, {"d"}, 0) == ["c"]
+    # the first two are the gateway's and its deputy's
+    assert surplus(plan, BOUND, {"gen0", "gen1", "gen2", "gen3"}, (), 2) == ["d"]
+    assert surplus(plan, BOUND, {"gen1"}, (), 0) == []
 
 
 def test_an_array_gets_the_largest_sizes_and_refuses_other_differences() -> None:

@@ -8,7 +8,7 @@ replaced need no case of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from disagg_launch import plan as plans
 from disagg_launch.backends import mpirun
 from disagg_launch.backends.slurm import container, header
 from disagg_launch.backends.slurm import site as sites
+from disagg_launch.backends.slurm.held import path as ports_path
+from disagg_launch.backends.slurm.held import ports
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
 from disagg_launch.launch import Start
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from disagg_launch.launch import Router, Worker
     from disagg_launch.spec import Spec
 
-STOP, LOST, ROUTER = "steps/stop.sh", "steps/lost.sh", "steps/router.sh"
+STOP, LOST, RELEASE, ROUTER = "steps/stop.sh", "steps/lost.sh", "steps/release.sh", "steps/router.sh"
 LAUNCHER = "slurm"
 # nobody can name the node that will be given; loopback would shut out the login node
 LISTEN = "0.0.0.0"  # noqa: S104
@@ -66,11 +68,11 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
         return (), (_job_script(job, ()), *_common_scripts(job))
     if spec.slurm.mode == "single-mpirun":
         flavor = mpirun.FLAVORS[spec.mpi.flavor]
-        starts: tuple[Start, ...] = (replace(_start(plans.step_of_world(plan)), stop=(), launcher=flavor.launcher),)
+        starts: tuple[Start, ...] = (replace(_start(spec, plans.step_of_world(plan)), stop=(), launcher=flavor.launcher),)
         scripts: tuple[File, ...] = (_mpirun_script(job, starts[0], flavor),)
     else:
         steps = plans.steps_per_instance(plan) if spec.slurm.mode == "step-per-instance" else (plans.step_of_world(plan),)
-        starts = tuple(_start(step) for step in steps)
+        starts = tuple(_start(spec, step) for step in steps)
         scripts = tuple(_step_script(job, start) for start in starts)
     return starts, (_job_script(job, starts), *scripts, *_common_scripts(job))
 
@@ -102,9 +104,14 @@ def gateway(folder: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     return ("bash", f"{folder}/job.sbatch")
 
 
-def _start(step: Step) -> Start:
-    argv, stop = ("bash", f"steps/{step.name}.sh"), ("bash", STOP, step.name)
-    return Start(step.name, step.first_rank, step.size, step.instances, argv, stop, LAUNCHER, ("bash", LOST))
+def _start(spec: Spec, step: Step) -> Start:
+    argv, stop, release = ("bash", f"steps/{step.name}.sh"), ("bash", STOP, step.name), ("bash", RELEASE) if _gives_back(spec) else ()
+    return Start(step.name, step.first_rank, step.size, step.instances, argv, stop, LAUNCHER, ("bash", LOST), release)
+
+
+def _gives_back(spec: Spec) -> bool:
+    """Whether the job may shrink: Slurm changes no part of a heterogeneous one, and one that is requeued would come back too small."""
+    return spec.slurm.het is None and not any(g.partition for g in spec.cluster.groups) and not spec.slurm.requeue
 
 
 def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
@@ -120,7 +127,7 @@ def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
         interface=job.spec.slurm.interface or job.site.interface or "",
         deputy=_deputy(job) if sum(part.count for part in job.parts) > 1 else "",
         requeue=Raw(" --requeue" if job.spec.slurm.requeue else ""),
-        surveys=[_survey(job, number) for number in range(len(job.parts))],
+        surveys=[_survey(job, number, "addresses") for number in range(len(job.parts))],
         signal=f" {job.spec.slurm.signal_s} s before the time limit, or" if job.spec.slurm.signal_s else "",
     )
     return File("job.sbatch", text, RUNNABLE)
@@ -131,20 +138,22 @@ def _most_on_a_node(tasks: list[Task], part: Component) -> int:
     return max((held[n] for n in range(part.first_node, part.first_node + part.count)), default=0) or 1
 
 
-def _survey(job: Job, number: int) -> Words:
+def _survey(job: Job, number: int, name: str) -> Words:
     """A step with one task on every host of one part of the job."""
     several = len(job.parts) > 1
     # counted in the job, which may have been given more nodes than this run needs
     count = f"$SLURM_JOB_NUM_NODES_HET_GROUP_{number}" if several else "$SLURM_JOB_NUM_NODES"
     group = [f"--het-group={number}"] if several else []
-    place = ["--job-name=addresses", *group, Raw(f'--nodes="{count}"'), Raw(f'--ntasks="{count}"'), "--ntasks-per-node=1"]
+    place = [f"--job-name={name}", *group, Raw(f'--nodes="{count}"'), Raw(f'--ntasks="{count}"'), "--ntasks-per-node=1"]
     return ["srun", *place, "--overlap", *_gpus(job.gpus_flag, 0), "--mpi=none", "--export=ALL"]
 
 
 def _deputy(job: Job) -> Words:
-    """A step with one task on the job's last host, which is a spare one if there are any."""
-    group = [f"--het-group={len(job.parts) - 1}"] if len(job.parts) > 1 else []
-    place = [*group, Raw('--nodelist="${hosts##*,}"'), "--nodes=1", "--ntasks=1", "--overlap", *_gpus(job.gpus_flag, 0)]
+    """A step with one task on the job's second host, which is never given back."""
+    second = [Raw('--nodelist="$(cut --delimiter=, --fields=2 <<<"$hosts")"')]
+    # where parts are unlike, the last of them has the last host for sure
+    place = [f"--het-group={len(job.parts) - 1}", Raw('--nodelist="${hosts##*,}"')] if len(job.parts) > 1 else second
+    place = [*place, "--nodes=1", "--ntasks=1", "--overlap", *_gpus(job.gpus_flag, 0)]
     return ["srun", "--job-name=deputy", *place, "--mpi=none", "--export=ALL"]
 
 
@@ -206,8 +215,18 @@ def _router_script(job: Job) -> File:
 
 
 def _common_scripts(job: Job) -> tuple[File, ...]:
-    lost = File(LOST, text_of("slurm/lost.sh.j2", python=job.site.python), RUNNABLE)
-    return _router_script(job), File(STOP, text_of("slurm/stop.sh.j2"), RUNNABLE), lost
+    texts = {STOP: text_of("slurm/stop.sh.j2"), LOST: text_of("slurm/lost.sh.j2", python=job.site.python)}
+    if _gives_back(job.spec):
+        texts[RELEASE] = text_of("slurm/release.sh.j2")
+    return _router_script(job), *(File(path, text, RUNNABLE) for path, text in texts.items()), *_ports_scripts(job)
+
+
+def _ports_scripts(job: Job) -> Iterator[File]:
+    """What holds ports that were not given, on the hosts of each part of the job."""
+    for number in range(len(ports(job.spec, job.plan).holds)):
+        # a host that is lost must not take from the others what they hold
+        options = [*_survey(job, number, "ports"), "--no-kill"][1:]
+        yield File(ports_path(number), text_of("slurm/ports.sh.j2", options=options, python=job.site.python), RUNNABLE)
 
 
 def _surroundings(job: Job) -> dict[str, Any]:
