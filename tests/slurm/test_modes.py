@@ -29,6 +29,15 @@ def test_a_job_with_a_step_for_each_instance(cluster: Cluster, tmp_path: Path) -
     assert sorted(steps) == ["batch", "ctx0", "ctx1", "deputy", "gen0", "ports", "router"]
     assert one.command("status", one.job).stdout.startswith(f"job {one.job}: running")
     assert "rank 1 on" in one.command("logs", one.job, "ctx0").stdout
+    shot = json.loads(one.command("top", one.job, "--once", "--json").stdout)
+    assert shot["state"] == "ready" and shot["job"].startswith(f"job {one.job}: running")
+    assert [node["host"] for node in shot["nodes"]] == hosts
+    assert {rank["host"] for row in shot["instances"] for rank in row["ranks"]} == set(hosts)
+    phases = [phase["name"] for phase in json.loads(one.command("trace", one.job, "--json").stdout)["phases"]]
+    assert {"submitted", "allocated", "gateway begun", "steps started", "ranks up", "healthy", "router open"} <= set(phases)
+    [target] = json.loads((one.run / "prometheus.json").read_text())
+    page = cluster.login("curl", "-sS", f"http://{target['targets'][0]}{target['labels']['__metrics_path__']}").stdout
+    assert f'slurm_job="{one.job}"}} 1\n' in page and 'disagg_instances{role="context"' in page
     one.cancel()
     told = [json.loads(line) for line in (one.run / "state" / "events.jsonl").read_text().splitlines()]
     times = {event["event"]: event["at"] for event in told}
@@ -130,6 +139,7 @@ def test_while_the_job_waits(cluster: Cluster, tmp_path: Path) -> None:
     status = one.command("status", one.job, check=False)
     assert status.returncode == 5
     assert re.match(rf"job {one.job}: pending \((Resources|Priority|None|no reason given)\), expected start ", status.stdout)
+    assert f"pending (job {one.job}: pending" in one.command("top", one.job, "--once").stdout.replace(", no url yet", "")
     late = one.command("wait", one.job, "--limit-s", "1", check=False)
     assert late.returncode == 5
     assert "cancelled" in one.command("cancel", one.job).stdout

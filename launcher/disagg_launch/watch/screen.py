@@ -163,5 +163,5 @@ def _event(one: dict[str, Any], shot: Snapshot) -> str:
     at = datetime.fromtimestamp(one.get("at", 0)).strftime("%H:%M:%S")
     who = one.get("instance") or shot["name"]
     rank = f" rank {one['rank']}" if one.get("rank") is not None else ""
-    what = " ".join(str(one[key]) for key in ("stage", "text") if one.get(key)) or one.get("event", "")
+    what = one.get("text") or one.get("stage") or one.get("event", "")
     return f"{at} {one.get('t', 0):+8.1f} s  {who}{rank}: {what}"

@@ -22,7 +22,9 @@ STAGES = {
     "engine starting": ("#c3c9fb", "#454e9e"),
     "loading": ("#fbd38d", "#8a5a10"),
     "listening": ("#f5b8d5", "#8c3160"),
-    HEALTHY: ("#9fdcae", "#2b6e3f"),
+    HEALTHY: ("#cdeed5", "#24502f"),
+    "proved": ("#b4e3bf", "#2b6039"),
+    "routed": ("#9fdcae", "#2b6e3f"),
 }
 OTHER = ("#dfe3e8", "#3a424c")
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Optional
 
+from disagg_launch.runtime.readiness import UP
 from disagg_launch.watch.shape import InstanceRow, Spread
 from disagg_launch.watch.snapshot import ENDED, RESTING
 
@@ -58,6 +59,6 @@ def trouble(one: InstanceRow) -> int:
         return 0
     if one["stage"] == ENDED:
         return 3
-    if one["stage"] not in ("healthy", "proved", "routed"):
+    if one["stage"] not in UP:
         return 2
     return int(one["worker_state"] not in ("ready", ""))

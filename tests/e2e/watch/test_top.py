@@ -14,9 +14,9 @@ from disagg_launch.watch.shape import Snapshot
 
 def test_a_terminal_shows_it_and_keys_work(deployed: Watched) -> None:
     terminal = Terminal("top", str(deployed.run), "--interval", "0.3")
-    first = terminal.until(lambda text: text if "gen0       healthy" in text and "in flight 0" in text else "")
+    first = terminal.until(lambda text: text if "gen0       routed" in text and "in flight 0" in text else "")
     assert re.search(r"^disagg  ready  http://localhost:\d+  plan [0-9a-f]{12}  up ", first)
-    assert "node 0 [CCGG....]" in first and "router: open" in first
+    assert "node 0 [CCGG....]" in first and "router: the front door is open" in first
     terminal.press("h")
     terminal.until(lambda text: "-- keys --" in text)
     terminal.press("i")
@@ -61,9 +61,9 @@ def test_piped_it_prints_a_block_for_each_look(deployed: Watched) -> None:
         blocks = [[process.stdout.readline() for _ in range(5)] for _ in range(2)]
         process.terminate()
     for head, router, *instances in blocks:
-        assert re.match(r"\S+Z disagg plan [0-9a-f]{12}: ready, http://localhost:\d+: 3 healthy\n", head)
+        assert re.match(r"\S+Z disagg plan [0-9a-f]{12}: ready, http://localhost:\d+: 3 routed\n", head)
         assert re.match(r"  router in_flight=0 queued=0 requests=\d+ ", router)
-        assert [line.split()[:2] for line in instances] == [[name, "stage=healthy"] for name in ("ctx0", "ctx1", "gen0")]
+        assert [line.split()[:2] for line in instances] == [[name, "stage=routed"] for name in ("ctx0", "ctx1", "gen0")]
     assert "requests_per_s" not in blocks[0][1] and "requests_per_s" in blocks[1][1]
 
 
