@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from disagg_launch.spec.complaint import did_you_mean
+
+# How vLLM negates a flag; which of them `words` uses is the engine module's choice.
+NEGATIVES = (("--", "--no-"), ("--enable-", "--disable-"), ("--disable-", "--enable-"))
 
 
 def words(keys: Mapping[str, Any], dash: str = "-", negative: str = "") -> Iterator[str]:
@@ -32,9 +37,21 @@ def known(engine: str) -> frozenset[str]:
 
 
 def table(engine: str) -> dict[str, Any]:
-    """What was read from an engine's wheel: `version`, `flags`, and for vLLM `connectors`."""
+    """What is known of an engine's command line: its `flags`; read from a wheel also its `version`, and vLLM's `connectors`."""
     read: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{engine}.json").read_text())
     return read
+
+
+def unknown(engine: str, args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """(index, flag, what was probably meant) of each word that looks like a flag and is none of the engine's."""
+    names = set(table(engine)["flags"])
+    for name in [name for name, flag in table(engine)["flags"].items() if flag.get("toggle")]:
+        names |= {name.replace(old, new, 1) for old, new in NEGATIVES if name.startswith(old)}
+    for i, word in enumerate(args):
+        # vLLM's and SGLang's parsers take either dash, TensorRT-LLM's does not; --name.key is part of a JSON value
+        name = word.split("=")[0].split(".")[0]
+        if word.startswith("--") and not {name, name.replace("_", "-")} & names:
+            yield i, name, did_you_mean(name, names)
 
 
 def text(value: Any) -> str:

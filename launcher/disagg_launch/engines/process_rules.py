@@ -26,6 +26,7 @@ BACKENDS = tuple(flags.table("sglang")["flags"]["--disaggregation-transfer-backe
 
 def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     """vLLM's complaints."""
+    yield from arguments(spec)
     yield from _even_nodes(spec, plan)
     spans = any(len(one.nodes) > 1 for one in plan.instances)
     if spans and spec.engine.rendezvous == "builtin" and older(spec.engine.version, NATIVE_NODES):
@@ -36,6 +37,10 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     for key, role in ROLES:
         given = spec.section(role).engine_keys.get("kv_transfer_config")
         name = given.get("kv_connector") if isinstance(given, dict) else None
+        newest = flags.table("vllm")["version"]
+        if name == "P2pNcclConnector" and spec.engine.version is not None and not older(spec.engine.version, newest):
+            text = f"found {name}, which vLLM {newest} and later do not have; NixlConnector and MooncakeConnector take its place"
+            yield _say(spec, (key, "kv_transfer_config", "kv_connector"), text)
         if name is not None and name not in CONNECTORS:
             text = f"{name!r} is not known here; it is passed on{did_you_mean(name, CONNECTORS)}"
             yield _say(spec, (key, "kv_transfer_config", "kv_connector"), text, WARNING)
@@ -49,6 +54,7 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
 
 def sglang(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     """SGLang's complaints."""
+    yield from arguments(spec)
     yield from _even_nodes(spec, plan)
     found = {}
     for key, role in ROLES:
@@ -67,6 +73,13 @@ def sglang(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     if len(set(found.values())) > 1 and all(spec.section(role).num_instances for _, role in ROLES):
         text = f"found {found[GENERATION]} for generation and {found[CONTEXT]} for context; both roles need the same one"
         yield _say(spec, ("generation_servers", "disaggregation_transfer_backend"), text)
+
+
+def arguments(spec: Spec) -> Iterator[Complaint]:
+    """Flags in engine.args that the engine is not known to have."""
+    for i, name, meant in flags.unknown(spec.engine.name, spec.engine.args):
+        text = f"engine {spec.engine.name} is not known to have {name}; it is passed on{meant}"
+        yield _say(spec, ("engine", "args", i), text, WARNING)
 
 
 def older(version: Any, needed: str) -> bool:
@@ -117,5 +130,5 @@ def _expert_keys(spec: Spec, right: str) -> Iterator[Complaint]:
                 yield _say(spec, (key, wrong), f"vLLM has no such flag; its experts are spread over TP x DP by {right}: true")
 
 
-def _say(spec: Spec, path: tuple[str, ...], text: str, severity: str = ERROR) -> Complaint:
+def _say(spec: Spec, path: tuple[str | int, ...], text: str, severity: str = ERROR) -> Complaint:
     return spec.source.complaint(path, text, key=True, severity=severity)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from disagg_launch.engines.process_rules import older
+from disagg_launch.engines.process_rules import arguments, older
 from disagg_launch.engines.trtllm_files import AUTO, OVERLAP, SECTIONS
 from disagg_launch.plan import CONTEXT, Plan
 from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
@@ -21,6 +21,7 @@ CLUSTER = "1.2.0"
 def complaints(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
     """Errors and warnings, each at its place in the file."""
     yield from _added(spec)
+    yield from arguments(spec)
     yield from _nodes(spec, plan, form)
     if form == "mpi-worker":
         yield from _mpi_worker(spec, plan)

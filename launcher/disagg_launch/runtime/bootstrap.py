@@ -215,9 +215,8 @@ def _program(name: str, environ: Mapping[str, str]) -> str:
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     where = "it does not exist or is not executable" if os.sep in name else f"it is in no folder of PATH ({os.pathsep.join(folders)})"
-    raise BackendRefused(
-        f"the worker's program {name!r} was not found on {socket.gethostname()}: {where}; install it or give its full path"
-    )
+    remedy = "install it, or give its full path (engine.program, or command)"
+    raise BackendRefused(f"the worker's program {name!r} was not found on {socket.gethostname()}: {where}; {remedy}")
 
 
 def _report(role: Role, environ: Mapping[str, str], token: bytes, visible: tuple[str, ...]) -> dict[str, str]:

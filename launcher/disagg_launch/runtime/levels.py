@@ -63,6 +63,9 @@ def level_of(text: str) -> str:
 
 
 def continues(text: str) -> bool:
-    """Whether a line goes on with what the line before it says: a frame of a traceback, or anything indented."""
+    """Whether a line goes on with what the line before it says: a frame of a traceback, or anything indented.
+
+    Not what pydantic finds wrong with a value: the line before it says only that there is something.
+    """
     said = _PREFIX.sub("", text, count=1)
-    return not said.strip() or said[0] in " \t"
+    return not said.strip() or (said[0] in " \t" and "[type=" not in said)

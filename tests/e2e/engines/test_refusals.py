@@ -26,6 +26,7 @@ def test_key_that_the_engine_does_not_have(up: Up) -> None:
 def test_flag_that_the_engine_does_not_have(up: Up) -> None:
     done = up(STANDARD.replace("launch: serve", "launch: serve\n  args: [--no-such-flag]"))
     assert done.code == 6
+    assert "spec.yaml:21:10: warning: engine.args[0]: engine trtllm is not known to have --no-such-flag" in done.err
     assert "No such option" in done.err
 
 

@@ -89,6 +89,22 @@ def said(text: str) -> list[str]:
             "t.yaml:6:10: router.name: found builtin, which hands KV over as NIXL does; MooncakeConnector needs router: {name: vllm}",
         ),
         (
+            "model: m\nkv_transfer_config: {kv_connector: P2pNcclConnector}\n" + PAIR + "engine: {name: vllm, version: 0.33.1}\n",
+            "t.yaml:2:22: context_servers.kv_transfer_config.kv_connector: found P2pNcclConnector, which vLLM 0.33.0 and later do not have",
+        ),
+        (
+            HEAD + PAIR + "engine: {name: trtllm, args: [--tp-size, '2']}\ncluster: {gpus_per_node: 2}\n",
+            "t.yaml:5:31: warning: engine.args[0]: engine trtllm is not known to have --tp-size; it is passed on (did you mean --tp_size?)",
+        ),
+        (
+            "model: m\n" + PAIR + "engine: {name: vllm, args: [--max_model_len=8, --no-enable-prefix-caching, --enforce-eagr]}\n",
+            "t.yaml:4:76: warning: engine.args[2]: engine vllm is not known to have --enforce-eagr; it is passed on (did you",
+        ),
+        (
+            "model: m\n" + PAIR + "engine: {name: sglang, args: [--mem-fraction, '0.8']}\n",
+            "t.yaml:4:31: warning: engine.args[0]: engine sglang is not known to have --mem-fraction",
+        ),
+        (
             "model: m\ncontext_servers: {moe_expert_parallel_size: 2}\ngeneration_servers: {}\n"
             "engine: {name: vllm}\ncluster: {gpus_per_node: 4}\n",
             "context_servers.moe_expert_parallel_size: vLLM has no such flag",

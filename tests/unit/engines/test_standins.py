@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import flag_table
 import pytest
 import ray_run
 import serving
@@ -14,6 +15,8 @@ import trtllm_launch
 import trtllm_models as models
 import trtllm_serve
 import vllm_serve
+
+from disagg_launch.engines import flags
 
 GOOD = "disable_overlap_scheduler: true\ncache_transceiver_config: {backend: UCX}\n"
 PROGRAMS = {
@@ -44,6 +47,21 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return f"{capsys.readouterr()} {left.value}"
 
     return call
+
+
+def test_vllm_s_switches_have_both_forms() -> None:
+    """Read from the wheel, where some are declared in a roundabout way."""
+    parser = flag_table.parser("vllm serve", "vllm.json")
+    for key in ("enable_prefix_caching", "enable_chunked_prefill", "enforce_eager", "async_scheduling"):
+        for value in (True, False):
+            found = parser.parse_args(list(flags.words({key: value}, negative="no-")))
+            assert getattr(found, key) is value
+    assert parser.parse_args(["--max-num-seqs", "8"]).max_num_seqs == 8
+
+
+def test_the_planner_knows_the_flags_that_the_stand_in_takes() -> None:
+    taken = {name for names, _ in trtllm_serve.SERVE for name in names if name.startswith("--")}
+    assert set(flags.table("trtllm")["flags"]) == taken
 
 
 @pytest.mark.parametrize(

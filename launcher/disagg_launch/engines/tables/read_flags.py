@@ -197,8 +197,10 @@ def vllm(wheel: Wheel) -> dict[str, Flag]:
 
 
 def spread_note(call: ast.Call, owners: dict[str, str], fields: dict[str, dict[str, ast.expr]]) -> ast.expr | None:
-    """The annotation behind `**x_kwargs["field"]` in one of vLLM's add_argument calls; None if there is no such thing."""
+    """The annotation behind `**x_kwargs["field"]` or `**{**x_kwargs["field"], ...}` in a call of add_argument; None without one."""
     spread = next((k.value for k in call.keywords if k.arg is None), None)
+    if isinstance(spread, ast.Dict):
+        spread = next((value for key, value in zip(spread.keys, spread.values) if key is None), None)
     if isinstance(spread, ast.Subscript) and isinstance(spread.value, ast.Name) and spread.value.id in owners:
         return fields[owners[spread.value.id]][literal(spread.slice, {})]
     return None
