@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "restart": ("scale", "restart", "Restart instances one after the other, drained first."),
     "upgrade": ("scale", "upgrade", "Replace a running deployment's instances by another file's, one by one."),
     "remove": ("scale", "remove", "Take instances out of a running deployment, safely."),
+    "autoscale": ("autoscale", "autoscale", "Record a deployment's load, and try a scaling policy out on it."),
     "ask": ("ask", "ask", "Send one prompt to a deployment and print the answer."),
     "client": ("ask", "client", "Send the prompts of a file to a deployment."),
     "router": ("router", "router", "Serve the OpenAI-compatible front door."),

@@ -18,7 +18,7 @@ from disagg_launch.launch import Target
 from disagg_launch.runtime.policy import Seen, Watched, Wish, mean
 
 CALM_SHARE = 0.1
-"""The calmest tenth of a trace's requests shows how long one takes when nobody is in its way."""
+"""The calmest tenth of a trace's requests shows how long one takes when hardly anybody is in its way."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,14 @@ def calm(trace: Sequence[Look], role: str) -> tuple[float, float]:
     """(busy_s, first_s): how long a request took a role, and its first token, where the trace is calmest."""
     seen = [look[role] for look in trace if role in look]
     return _low([(one.busy_s, one.completed) for one in seen]), _low([(one.ttft_s, one.answered) for one in seen])
+
+
+def capacity(trace: Sequence[Look], role: str) -> float:
+    """Requests per second that one instance finished while others waited all the time; 0 if that was never so."""
+    seen = [look[role] for look in trace if role in look]
+    full = [after for before, after in zip(seen, seen[1:]) if before.waiting and after.waiting]
+    spent_s = sum(one.span_s * one.instances for one in full)
+    return sum(one.completed for one in full) / spent_s if spent_s else 0.0
 
 
 def _low(parts: Sequence[tuple[float, float]]) -> float:

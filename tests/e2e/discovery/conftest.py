@@ -44,21 +44,28 @@ def until(true: Callable[[], object], what: str) -> None:
 class EtcdServer:
     """One etcd on its own data folder; `kill` and `start` it again on the same ports."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
-        self.port, self._peer = free_port(), free_port()
+    def __init__(self, folder: pathlib.Path, name: str = "default") -> None:
+        self._folder, self.name = folder, name
+        self.port, peer = free_port(), free_port()
         self.endpoint = f"127.0.0.1:{self.port}"
+        self.peer = f"http://127.0.0.1:{peer}"
+        self.members = [self]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Back when it answers."""
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{self._peer}"
-        argv = [ETCD, "--data-dir", self._folder / "data", "--unsafe-no-fsync", "--logger=zap", "--log-level=error"]
-        argv += ["--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer]
-        argv += ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
-        with open(self._folder / "etcd.log", "ab") as log:
+        self.begin()
+        until(self.healthy, "a healthy etcd")
+
+    def begin(self) -> None:
+        """Start it; it answers once most members of its cluster are there."""
+        client = f"http://{self.endpoint}"
+        argv = [ETCD, "--name", self.name, "--data-dir", self._folder / self.name, "--unsafe-no-fsync", "--logger=zap", "--log-level=error"]
+        argv += ["--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", self.peer]
+        argv += ["--initial-advertise-peer-urls", self.peer]
+        argv += ["--initial-cluster", ",".join(f"{one.name}={one.peer}" for one in self.members)]
+        with open(self._folder / f"{self.name}.log", "ab") as log:
             self._process = subprocess.Popen([str(word) for word in argv], stdout=log, stderr=log)
-        until(self._healthy, "a healthy etcd")
 
     def kill(self) -> None:
         """As a crash would."""
@@ -67,7 +74,14 @@ class EtcdServer:
             self._process.wait()
             self._process = None
 
-    def _healthy(self) -> bool:
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
+    def healthy(self) -> bool:
+        """Whether it is a member of a cluster that works."""
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
             return b"true" in answer.read()
         return False
@@ -103,6 +117,23 @@ def etcd(tmp_path: pathlib.Path) -> Iterator[EtcdServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def etcds(tmp_path: pathlib.Path) -> Iterator[list[EtcdServer]]:
+    """Three of one cluster, which works as long as two do."""
+    if ETCD is None:
+        pytest.skip("there is no etcd here: apt-get install etcd-server")
+    servers = [EtcdServer(tmp_path, name) for name in ("one", "two", "three")]
+    try:
+        for server in servers:
+            server.members = servers
+            server.begin()
+        until(lambda: all(server.healthy() for server in servers), "a cluster of etcds")
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
 
 
 @pytest.fixture

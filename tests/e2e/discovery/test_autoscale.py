@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from conftest import until
 from deployment_under_load import PROMPTS, Deployment, Load, command
+
+from disagg_launch.autoscale import trace
 
 QUICK = {"interval_s": 0.3, "window_s": 1.5}
 ONE_AT_A_TIME = {"options": {"max_in_flight_per_worker": 1}}
@@ -26,6 +30,7 @@ def test_it_grows_under_load_and_shrinks_after_it(start: Callable[..., Deploymen
     with Load(deployment) as load:
         until(lambda: "gen1" in deployment.serving() or load.failures, "a second generation server")
         load.more(20)
+        recorded = command("autoscale", "record", deployment.run, "--every", "0.5", "--for", "1").stdout
         assert told(deployment)["last"]["words"] == ["gen=2"]
         assert "waiting for a worker" in told(deployment)["last"]["why"]
     until(lambda: deployment.serving() == {"ctx0", "gen0"}, "its end")
@@ -34,7 +39,12 @@ def test_it_grows_under_load_and_shrinks_after_it(start: Callable[..., Deploymen
     assert load.texts == right
     said = command("status", deployment.run).stdout
     assert "autoscale gen: 1, wished 1: " in said
-    assert "gen=1 (gen: waiting for a worker 0 s, target 0.005 s): done" in said
+    assert re.search(r"autoscale at \S+: gen=1 \(gen: waiting for a worker \S+ s, target 0.005 s\): done", said), said
+    looks = trace.read(recorded, "recorded")
+    assert {role: sum(look[role].requests > 0 for look in looks) > 0 for role in looks[0]} == {"context": True, "generation": True}
+    assert {look["generation"].instances for look in looks} == {2}
+    page = urllib.request.urlopen(f"http://127.0.0.1:{deployment.port}/metrics").read().decode()
+    assert float(page.partition("\ngen_queue_latency_seconds_sum ")[2].split()[0]) > 0
     told_by_gateway = (deployment.run / "logs" / "gateway.log").read_text()
     assert told_by_gateway.index("autoscale wishes gen=2") < told_by_gateway.index("autoscale wishes gen=1")
 

@@ -266,3 +266,29 @@ def _well(port: int) -> bool:
     with contextlib.suppress(OSError):
         return call("GET", f"http://127.0.0.1:{port}/health")[0] == 200
     return False
+
+
+@pytest.mark.parametrize("stalled", ["router", "etcd"])
+def test_a_storage_that_stalled_charges_nobody(yard: Yard, stalled: str, request: pytest.FixtureRequest) -> None:
+    """Stopped in its tracks for longer than any entry lives: whoever was alive is still there when it goes on, under the same name."""
+    etcd: EtcdServer | None = request.getfixturevalue("etcd") if stalled == "etcd" else None
+    yard.uri = f"etcd://{etcd.endpoint}" if etcd else yard.uri
+    router = yard.open_router()
+    yard.worker("context")
+    yard.worker("generation")
+    until(lambda: yard.info()["is_ready"], "readiness")
+    before = yard.info()["current_workers"]
+    pid = etcd.pid if etcd else router.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(TIMES["inactive_timeout_sec"] + 1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for _ in range(10):
+        now = yard.info()
+        assert now["is_ready"]
+        assert [row["port"] for rows in now["current_workers"].values() for row in rows] == [
+            row["port"] for rows in before.values() for row in rows
+        ]
+        assert yard.ask() == 200
+        time.sleep(0.2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +22,7 @@ from disagg_launch.runtime import cluster as clusters
 from disagg_launch.runtime.cluster import Cluster
 from disagg_launch.runtime.metadata import Metadata, read_entry
 from disagg_launch.runtime.registrar import Registrar, announce, register
-from disagg_launch.runtime.stores import connect
+from disagg_launch.runtime.stores import EXPIRED, SET, Change, connect
 
 
 class Worker:
@@ -92,6 +94,28 @@ def test_heartbeats_keep_the_entry_and_their_end_ends_it(storage: Storage, servi
     serving.health.status = 200
     until(lambda: entries(cluster), "its return")
     registrar.leave()
+
+
+def test_clocks_may_step(serving: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of day of worker and storage jumps by hours at each look at it; nothing expires, and nothing lives for ever."""
+    jumps = itertools.cycle([0, 7200, -86400, 3])
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + next(jumps))
+    storage = Storage()
+    try:
+        heard: list[Change] = []
+        storage.memory.watch("/", heard.append)
+        registrar = register(Cluster(storage.uri, heartbeat_s=0.3, inactive_s=1), GENERATION, "127.0.0.1", serving.port)
+        assert registrar.registered.wait(10)
+        for _ in range(25):
+            storage.memory.sweep()
+            assert not threading.Event().wait(0.1)
+        assert [change.kind for change in heard] == [SET]
+        serving.health.status = 503
+        until(lambda: storage.memory.sweep() or heard[-1].kind == EXPIRED, "the end of what is not refreshed")
+        registrar.leave()
+    finally:
+        storage.stop()
 
 
 def test_a_storage_that_forgot_is_told_again(serving: Worker) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 
 import pytest
-from conftest import until
+from conftest import EtcdServer, until
 from deployment_under_load import PROMPTS, Deployment, Load, command
+
+from disagg_launch.runtime.etcd import Etcd
+from disagg_launch.runtime.stores import SET
 
 
 @pytest.mark.parametrize("discovers", [False, True], ids=["static", "cluster"])
@@ -97,3 +101,33 @@ def test_without_room_to_stand_in_nothing_is_touched(start: Callable[..., Deploy
     assert command("restart", deployment.run, "gen0", "--interrupt").returncode == 0
     assert deployment.pids() != pids
     until(lambda: deployment.say(PROMPTS[0]), "an answer")
+
+
+def test_the_metadata_server_forgets_a_worker_before_it_stops(start: Callable[..., Deployment], etcd: EtcdServer) -> None:
+    """The safe order of TensorRT-LLM's prototype, as one command: key gone, no more requests, then the end."""
+    host, _, port = etcd.endpoint.rpartition(":")
+    known = {"hostname": host, "port": int(port), "refresh_interval": 0.5}
+    deployment = start(False, engine={"name": "reference", "metadata_server": True}, metadata_server=known)
+    store = Etcd([etcd.endpoint])
+    right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
+    alive: list[bool] = []
+    with Load(deployment) as load:
+        assert command("scale", deployment.run, "gen=2").returncode == 0
+        until(lambda: len(store.prefix("trtllm/")) == 3, "the entry of the second generation server")
+        before = deployment.pids()
+        stop = store.watch("trtllm/", lambda change: alive.append(running(before)) if change.kind != SET else None)
+        load.more(5)
+        removed = command("remove", deployment.run, "gen1")
+        assert removed.returncode == 0, removed.stderr
+        until(lambda: alive, "the end of its entry")
+        load.more(5)
+        stop()
+    assert alive == [True], "it ended before its entry did"
+    assert len(store.prefix("trtllm/")) == 2
+    assert load.failures == []
+    assert load.texts == right
+
+
+def running(pids: set[int]) -> bool:
+    """Whether all of them live."""
+    return all(pathlib.Path("/proc", str(pid), "stat").exists() for pid in pids)

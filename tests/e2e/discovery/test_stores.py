@@ -285,3 +285,22 @@ def test_the_next_endpoint_is_asked_when_one_is_dead(etcd: EtcdServer) -> None:
     store = connect(f"etcd://127.0.0.1:9,etcd://{etcd.endpoint}")
     assert store.set(key("a"), "1")
     assert store.get(key("a")) == "1"
+
+
+def test_a_watch_goes_on_at_the_next_member_when_its_own_dies(etcds: list[EtcdServer]) -> None:
+    """Three members, and the one that is asked is killed: nothing is missed, and nobody is told to be gone who is there."""
+    store = connect(",".join(f"etcd://{one.endpoint}" for one in etcds))
+    assert isinstance(store, Etcd)
+    heard = Heard(Both(store, store, lambda: None))
+    assert store.set(key("a"), "1", ttl_s=60)
+    until(lambda: heard.map == {key("a"): "1"}, "the first entry")
+    etcds[0].kill()
+    until(lambda: store.set(key("b"), "2", overwrite=True), "a write at another member")
+    until(lambda: len(heard.map) == 2, "the entry that came after the death")
+    assert store.expire(key("a"), 60)
+    etcds[0].start()
+    etcds[1].kill()
+    until(lambda: store.delete(key("b")), "a removal at a third")
+    until(lambda: heard.map == {key("a"): "1"}, "the removal")
+    assert [change.kind for change in heard.changes if change.key == key("a")] == [SET]
+    heard.stop()

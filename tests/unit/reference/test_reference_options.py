@@ -38,6 +38,8 @@ def test_both_spellings_of_the_flags() -> None:
     ]
     assert parse(short) == parse(long) == Options("m", "h", 9, 2, 3, CONTEXT, max_seq_len=64)
     assert parse(["m", "--server_role", "Generation"]).role == GENERATION
+    joins = [parse(["m", f"--{dashes}=etcd://a:1", "--server-role=CONTEXT"]) for dashes in ("disagg_cluster_uri", "disagg-cluster-uri")]
+    assert [one.cluster.uri for one in joins if one.cluster] == ["etcd://a:1"] * 2
 
 
 @pytest.mark.parametrize("flag", ["--speed=1", "--tp_size=0", "--tp_size=x", "--max_beam_width=2"])
