@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test slurm-up slurm-down docs check referees clean
+.PHONY: demo serve test slurm-up slurm-down docs screens check referees clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -24,6 +24,9 @@ docs: $(VENV)/.dev ## what is generated from the code; tests hold these files to
 	$(BIN)/disagg-launch schema --markdown > docs/topology.md
 	$(BIN)/disagg-launch lint --table > docs/lint.md
 	$(BIN)/disagg-launch explain --table > docs/causes.md
+
+screens: $(VENV)/.dev ## what docs/watching.md shows of terminals, taken from real runs
+	$(BIN)/python docs/screens.py
 
 slurm-up: ## a real Slurm cluster on this machine: eval "$$(python3 slurm/testcluster/cluster.py env)" to use it
 	@$(PYTHON) slurm/testcluster/cluster.py install >&2

@@ -104,7 +104,8 @@ def _overview(shot: Snapshot, view: View, width: int, room: int) -> list[Text]:
     rows = ordered(shot, view.sort)
     table = [_headings(width), *(_row(one, one is chosen(view, shot), width) for one in rows)]
     picture = grid(shot, width, hosts=False)
-    events = [Text(_event(one, shot), style="dim") for one in shot["events"][-4:]]
+    told = [one for one in shot["events"] if one.get("event") != "stage" or one.get("rank") is None]  # ranks go with their instances
+    events = [Text(_event(one, shot), style="dim") for one in told[-4:]]
     spare = room - min(len(table), max(FEWEST_ROWS + 1, room // 2))
     below: list[Text] = []
     for part in (picture, events):
