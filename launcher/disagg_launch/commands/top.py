@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -29,7 +30,7 @@ def top(run: pathlib.Path, interval_s: float, once: bool, as_json: bool) -> None
     from disagg_launch.watch.look import Look
 
     look = Look(run)
-    if not (once or as_json) and sys.stdin.isatty() and sys.stdout.isatty():
+    if not (once or as_json) and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         from disagg_launch.watch.live import watch
 
         watch(look, interval_s)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from disagg_launch.watch.shape import InstanceRow, RouterRow, Snapshot, Spread
-from disagg_launch.watch.words import by_stage
+from disagg_launch.watch.words import by_stage, clean
 
 
 def lines(shot: Snapshot) -> Iterator[str]:
@@ -20,7 +20,7 @@ def lines(shot: Snapshot) -> Iterator[str]:
     for one in shot["instances"]:
         yield f"  {one['name']:{width}} {_instance(one)}"
     if shot["verdict"]:
-        yield f"  verdict: {shot['verdict'].get('reason', '')}"
+        yield clean(f"  verdict: {shot['verdict'].get('reason', '')}")
 
 
 def _router(row: RouterRow) -> str:
@@ -43,4 +43,4 @@ def _instance(one: InstanceRow) -> str:
     words += [f"worker={one['worker_state']}"] if one["worker_state"] else []
     words += [f"active={one['active']}", f"requests={one['requests']}", f"errors={one['errors']}", f"restarts={one['restarts']}"]
     said = one["ended"] or one["detail"]
-    return " ".join(words) + (f" {said}" if said else "")
+    return " ".join(words) + (f" {clean(said)}" if said else "")

@@ -14,7 +14,7 @@ from disagg_launch.watch.grid import LEGEND, grid
 from disagg_launch.watch.keys import EVENTS, FROM_END, HELP, INSTANCES, KEYS, LOG, NODES, View, chosen, ordered
 from disagg_launch.watch.shape import InstanceRow, RouterRow, Snapshot
 from disagg_launch.watch.state import LIVING
-from disagg_launch.watch.words import by_stage, number, pair, seconds, stage, trouble
+from disagg_launch.watch.words import by_stage, clean, number, pair, seconds, stage, trouble
 
 FEWEST_ROWS = 3
 WIDE = 100  # columns from which there is room for what an instance said last
@@ -43,7 +43,7 @@ def screen(shot: Snapshot, view: View, width: int, height: int, log: Sequence[st
     elif view.page == EVENTS:
         body = _scrolled([Text(_event(one, shot)) for one in shot["events"]], view, room)
     elif view.page == LOG:
-        body = _scrolled([Text(STAMP.sub(r"\1", line)) for line in log], view, room)
+        body = _scrolled([Text(clean(STAMP.sub(r"\1", line))) for line in log], view, room)
     elif view.page == HELP:
         body = _scrolled([Text(f"  {keys:14} {what}") for keys, what in KEYS], view, room)
     else:
@@ -65,7 +65,7 @@ def _head(shot: Snapshot) -> Iterator[Text]:
     if shot["job"]:
         yield Text(shot["job"])
     if shot["verdict"]:
-        yield Text(f"verdict: {shot['verdict'].get('reason', '')}".splitlines()[0], style="bold red")
+        yield Text(clean(f"verdict: {shot['verdict'].get('reason', '')}".splitlines()[0]), style="bold red")
     ready = f"; ready after {seconds(shot['ready_s'])}" if shot["ready_s"] is not None else ""
     yield Text(f"{counted(len(shot['instances']), 'instance')}: {by_stage(shot['instances'])}{ready}")
     if shot["answers"]:
@@ -145,7 +145,7 @@ def _about(one: Optional[InstanceRow]) -> Text:
 
 
 def _said(one: InstanceRow) -> str:
-    return one["ended"] or one["detail"] or one["last_line"]
+    return clean(one["ended"] or one["detail"] or one["last_line"])
 
 
 def _fit(text: str, size: int, right: bool) -> str:
@@ -165,4 +165,4 @@ def _event(one: dict[str, Any], shot: Snapshot) -> str:
     who = one.get("instance") or shot["name"]
     rank = f" rank {one['rank']}" if one.get("rank") is not None else ""
     what = one.get("text") or one.get("stage") or one.get("event", "")
-    return f"{at} {one.get('t', 0):+8.1f} s  {who}{rank}: {what}"
+    return clean(f"{at} {one.get('t', 0):+8.1f} s  {who}{rank}: {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Optional
@@ -11,7 +12,13 @@ from disagg_launch.watch.shape import InstanceRow, Spread
 from disagg_launch.watch.snapshot import ENDED, RESTING
 
 NONE = "-"
+ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def clean(text: str) -> str:
+    """The text without colours and other control characters: what a worker says must not write to the terminal's own settings."""
+    return "".join(one if one.isprintable() else " " for one in ESCAPE.sub("", text).expandtabs())
 
 
 def seconds(value: Optional[float]) -> str:

@@ -13,7 +13,7 @@ from disagg_launch.watch.keys import END, HOME, View, ordered, pressed
 from disagg_launch.watch.live import keys
 from disagg_launch.watch.plain import lines
 from disagg_launch.watch.screen import screen
-from disagg_launch.watch.words import number, seconds
+from disagg_launch.watch.words import clean, number, seconds
 
 big = functools.cache(shot_of)  # for those who only look
 
@@ -92,6 +92,14 @@ def test_restart_asks_before_it_does():
     assert "restart ctx1?" in shown(shot, asking)[-1]
     assert pressed(asking, "n", shot) == replace(View(), chosen="ctx1", said="not restarted")
     assert pressed(asking, "y", shot).restart == "ctx1"
+
+
+def test_what_workers_say_cannot_write_to_the_terminal():
+    assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07and\ttab\x1b") == "red and tab"
+    shot = shot_of(2, 1, ctx0={"ended": "boom \x1b[2J\x1b]52;c;aGk=\x07gone"})
+    shown_too = [*shown(shot), *shown(shot, width=200), *shown(shot, View(page="log"), log=["[0] \x1b[2Jhello"]), *lines(shot)]
+    assert not [line for line in shown_too if not line.isprintable()]
+    assert "[0] hello" in shown_too
 
 
 def test_leaving_holding_and_pages():
