@@ -99,7 +99,8 @@ def side_channel(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Text]:
     if name == MOONCAKE:
         return {"VLLM_MOONCAKE_BOOTSTRAP_PORT": port}
     if name in NIXLS:
-        return {"VLLM_NIXL_SIDE_CHANNEL_HOST": (Ref("host"),), "VLLM_NIXL_SIDE_CHANNEL_PORT": port}
+        # its own node's: data-parallel ranks listen where they are
+        return {"VLLM_NIXL_SIDE_CHANNEL_HOST": (Ref("address"),), "VLLM_NIXL_SIDE_CHANNEL_PORT": port}
     return {}
 
 

@@ -37,7 +37,9 @@ def test_each_node_has_its_own_number_and_address(engine: str, tmp_path: Path) -
     addresses = [f"10.9.0.{number}" for number in range(4)]
     (run / "binding.json").write_text(json.dumps({"hosts": hosts, "addresses": addresses}))
     program = run / engine
-    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\necho "VLLM_HOST_IP=$VLLM_HOST_IP $CUDA_VISIBLE_DEVICES"\n')
+    program.write_text(
+        '#!/bin/sh\nfor word in "$@"; do echo "$word"; done\necho "$VLLM_HOST_IP $VLLM_NIXL_SIDE_CHANNEL_HOST $CUDA_VISIBLE_DEVICES"\n'
+    )
     program.chmod(0o755)
     first, second = (became(run, "gen0", task, 2, plan.digest) for task in (0, 1))
     assert [words[words.index("--node-rank") + 1] for words in (first, second)] == ["0", "1"]
@@ -46,6 +48,6 @@ def test_each_node_has_its_own_number_and_address(engine: str, tmp_path: Path) -
     assert {words[words.index(meeting) + 1].split(":")[0] for words in (first, second)} == {"10.9.0.2"}
     if engine == "vllm":
         assert ["--headless" in words for words in (first, second)] == [False, True]
-        assert [words[-1] for words in (first, second)] == ["VLLM_HOST_IP=10.9.0.2 0,1,2,3", "VLLM_HOST_IP=10.9.0.3 0,1,2,3"]
+        assert [words[-1] for words in (first, second)] == ["10.9.0.2 10.9.0.2 0,1,2,3", "10.9.0.3 10.9.0.3 0,1,2,3"]
     else:
         assert [words[words.index("--host") + 1] for words in (first, second)] == ["10.9.0.2", "10.9.0.3"]
