@@ -31,7 +31,7 @@ def vllm(spec: Spec, plan: Plan) -> Router:
     """`vllm-router --vllm-pd-disaggregation ...`; Mooncake's prefill URLs are followed by their bootstrap port."""
     protocol = OTHER_PROTOCOLS.get(connector(spec, CONTEXT))
     argv: list[Text] = ["--vllm-pd-disaggregation", *(["--kv-connector", protocol] if protocol else [])]
-    ask = {i.name: str(ports.kv(plan, i)) for i in plan.instances} if protocol == "mooncake" else {}
+    ask = {i.name: (ports.kv(plan, i),) for i in plan.instances} if protocol == "mooncake" else {}
     for one in servers(spec, plan, CONTEXT):
         argv += ["--prefill", ("http://", one), *([ask[one.of]] if isinstance(one, Ref) and one.of in ask else [])]
     return _router(spec, plan, ("vllm-router",), argv, "/health")
