@@ -9,6 +9,7 @@ from typing import Any
 from disagg_launch.runtime import causes, chronicle, verdict
 from disagg_launch.runtime.causes import JOB
 from disagg_launch.runtime.readiness import FAILED
+from disagg_launch.runtime.signs import LATER
 from disagg_launch.runtime.verdict import BLANK, Told
 from disagg_launch.watch.state import LIVING, status
 
@@ -49,7 +50,7 @@ def _not_begun(run: Path, state: str, job: str) -> Told:
     if state == RENDERED:
         return {**BLANK, "state": state, "reason": f"nothing has been started here: `disagg-launch up` or `submit` does, with --run {run}"}
     log = max((run / "logs").glob("job-*.log"), default=None, key=lambda path: path.stat().st_mtime)
-    said = verdict.last_lines(str(run), f"logs/{log.name}", verdict.LATER) if log and state == "ended" else []
+    said = verdict.last_lines(str(run), f"logs/{log.name}", LATER) if log and state == "ended" else []
     cause = causes.fits(job, JOB) or causes.explain(said)
     told = {**BLANK, "state": FAILED if state == "ended" else state, "reason": job, **(cause.in_words() if cause else {})}
     return {**told, "last_lines": said, "log": f"logs/{log.name}"} if log and said else told

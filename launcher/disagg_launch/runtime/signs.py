@@ -16,7 +16,7 @@ from disagg_launch.runtime.causes import END, Cause
 from disagg_launch.runtime.chronicle import End, Story, stamp
 from disagg_launch.runtime.levels import ERROR, continues, level_of
 from disagg_launch.runtime.logbook import Line
-from disagg_launch.runtime.readiness import HEALTHY
+from disagg_launch.runtime.readiness import UP
 
 LOOK_BACK_S = 660.0
 """An error may show so long before anybody ends: NCCL's ranks wait 600 s for one that has failed."""
@@ -30,6 +30,8 @@ BUDGET_S = 4.0
 """How long that may take; then the logs of those that ended last stay unread, and the verdict says so."""
 SHOWN_LINES = 8
 LAUNCHER = "-"
+LATER = "~"
+"""Behind every stamp."""
 FOLLOWS = re.compile(r"step \S+ ended with (\S+)$")
 
 
@@ -82,7 +84,7 @@ class Evidence(NamedTuple):
 
 def gather(run: str, story: Story, until: str) -> Tuple[List[Evidence], List[str]]:
     """The evidence of every instance that failed or did not become healthy, those that ended first first; and whose logs stayed unread."""
-    suspects = [*story.dead, *(name for name, stage in story.stages.items() if name not in story.dead and stage != HEALTHY)]
+    suspects = [*story.dead, *(name for name, stage in story.stages.items() if name not in story.dead and stage not in UP)]
     limit_bytes = max(LEAST_BYTES, ALL_BYTES // max(1, len(suspects)))
     found, unread, began_s = [], [], time.monotonic()
     for name in suspects:
@@ -95,8 +97,11 @@ def gather(run: str, story: Story, until: str) -> Tuple[List[Evidence], List[str
 
 def of_instance(run: str, name: str, end: Optional[End], since: str, until: str, limit_bytes: int = ALL_BYTES) -> Evidence:
     """The evidence in the log of one instance's life that `end` ended, or of its last."""
-    last = min(until, stamp(end.at + SETTLE_S)) if end else until
-    return Evidence(name, end, tuple(telling(logbook.lines_between(os.path.join(run, "logs", f"{name}.log"), since, last, limit_bytes))))
+    path = os.path.join(run, "logs", f"{name}.log")
+    if end is None:
+        return Evidence(name, end, tuple(telling(logbook.lines_between(path, since, until, limit_bytes))))
+    last = min(until, stamp(end.at + SETTLE_S))
+    return Evidence(name, end, tuple(telling(logbook.lines_between(path, since, last, limit_bytes), stamp(end.at))))
 
 
 def _since(story: Story) -> str:
@@ -117,11 +122,13 @@ def with_launchers_words(found: List[Evidence]) -> List[Evidence]:
     return [one._replace(lines=tuple(sorted((*one.lines, *moved.get(one.instance, ())), key=lambda pair: pair[0].stamp))) for one in out]
 
 
-def telling(lines: Iterable[Line]) -> Iterable[Tuple[Line, Optional[Cause]]]:
-    """The lines of the last life that are errors or have a cause, without frames of tracebacks."""
+def telling(lines: Iterable[Line], ended: str = LATER) -> List[Tuple[Line, Optional[Cause]]]:
+    """The lines that are errors or have a cause, of the last life that began before `ended`, without frames of tracebacks."""
     kept: List[Tuple[Line, Optional[Cause]]] = []
     for one in lines:
         if one.text.startswith(logbook.HEADER) and not one.rank and one.text.endswith(one.stamp):
+            if one.stamp > ended:
+                break
             kept.clear()
         elif not continues(one.text):
             cause = causes.fits(one.text)

@@ -18,10 +18,10 @@ from disagg_launch.runtime import causes, chronicle, logbook, signs
 from disagg_launch.runtime.chronicle import Story, seconds, stamp
 from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import FAILED
-from disagg_launch.runtime.signs import Evidence, Sign
+from disagg_launch.runtime.signs import LATER, Evidence, Sign
 
 PATH = os.path.join("state", "verdict.json")
-GATEWAY, LATER = "gateway", "~"
+GATEWAY = "gateway"
 LAST_LINES = 12
 RESTARTS = 20
 """So many restarts, the newest, are told with their causes."""
