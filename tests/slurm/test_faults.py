@@ -53,6 +53,7 @@ def test_a_rank_that_ends_while_starting_is_named(cluster: Cluster, tmp_path: Pa
     assert (verdict["instance"], verdict["exit_code"]) == ("ctx0", 6)
     assert f"rank 1 on {one.hosts()[0]}: exit code 3" in verdict["reason"]
     assert any("the model is broken" in line for line in verdict["last_lines"])
+    assert (verdict["rank"], verdict["host"], verdict["how"]) == (1, one.hosts()[0], "exit code 3")
     wait_for(lambda: one.cluster.login("squeue", "-h").stdout == "", 30, "for the nodes to be given back")
     assert "FAILED" in cluster.login("scontrol", "show", "job", one.job).stdout
 
@@ -80,6 +81,7 @@ def test_a_port_that_a_stranger_has_is_named_or_left_to_him(cluster: Cluster, tm
     assert verdict["instance"] == "ctx0"
     assert "8001" in verdict["reason"], verdict
     assert "port" in verdict["reason"]
+    assert verdict["cause_name"] == "port-in-use"
     other = Deployment(cluster, tmp_path, context(SERVE, name="other", slurm={"nodelist": node})).submit().ready()
     assert other.url.endswith(":8512")
     assert other.instance("ctx0")["url"].endswith(":8513")
@@ -104,6 +106,7 @@ def test_worlds_of_size_one_are_noticed(cluster: Cluster, tmp_path: Path) -> Non
     verdict = Deployment(cluster, tmp_path, spec).submit().fails()
     assert verdict["instance"] == "gen0"
     assert "size 1" in verdict["reason"] + " ".join(verdict["last_lines"]), verdict
+    assert verdict["cause_name"] == "wrong-world-size"
 
 
 # ---- after it was ready ---------------------------------------------------------------------------------------------------
@@ -204,6 +207,7 @@ def test_the_gateways_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     late = one.command("wait", str(one.run), check=False)
     assert late.returncode == 6
     assert f"node {hosts[0]}, which the gateway was on, is down" in late.stderr
+    assert "likely cause: a node failed" in one.command("explain", str(one.run)).stdout
 
 
 # ---- Slurm ends it --------------------------------------------------------------------------------------------------------

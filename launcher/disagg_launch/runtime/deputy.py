@@ -11,8 +11,7 @@ import os
 import subprocess
 import time
 
-from disagg_launch.errors import WorkerDied
-from disagg_launch.runtime.folder import write_private
+from disagg_launch.runtime import verdict
 
 PERIOD_S = 10.0
 ANSWER_S = 30.0
@@ -25,8 +24,7 @@ def main(run: str, host: str, job: str, requeue: bool) -> None:
         time.sleep(PERIOD_S)
         if _asked("sinfo", "--noheader", f"--nodes={host}", "--states=down,fail", "--format=%N"):
             why = f"node {host}, which the gateway was on, is down"
-            told = {"state": "failed", "reason": why, "exit_code": WorkerDied.exit_code, "instance": "gateway", "log": "", "last_lines": []}
-            write_private(os.path.join(run, "state", "verdict.json"), json.dumps(told, indent=1) + "\n")
+            verdict.write(run, verdict.on_gateway(run, host, why))
             _asked(*(["scontrol", "requeue", job] if requeue else ["scancel", job]))
             return
 

@@ -11,17 +11,18 @@ import os
 import re
 import socket
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from disagg_launch.errors import WorkerDied
 from disagg_launch.runtime import causes, chronicle, logbook, signs
+from disagg_launch.runtime.causes import Cause
 from disagg_launch.runtime.chronicle import Story, seconds, stamp
 from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import FAILED
 from disagg_launch.runtime.signs import LATER, Evidence, Sign
 
 PATH = os.path.join("state", "verdict.json")
-GATEWAY = "gateway"
+GATEWAY, GATEWAY_LOG = "gateway", os.path.join("logs", "gateway.log")
 LAST_LINES = 12
 RESTARTS = 20
 """So many restarts, the newest, are told with their causes."""
@@ -105,25 +106,27 @@ def restarts(run: str, story: Story) -> List[Dict[str, Any]]:
     return out
 
 
+def on_gateway(run: str, host: str, why: str, cause: Optional[Cause] = None) -> Told:
+    """The verdict when it is the gateway that was lost, and with it everything."""
+    story = chronicle.read(run)
+    told = {**BLANK, "state": FAILED, "reason": why, "exit_code": WorkerDied.exit_code, "at": stamp(time.time())}
+    told.update(instance=GATEWAY, host=host, how=why, first_at=stamp(story.last_at), log=GATEWAY_LOG)
+    told.update(last_lines=last_lines(run, GATEWAY_LOG, LATER), restarts=restarts(run, story))
+    cause = cause or causes.fits(why, causes.END)
+    return {**told, **(cause.in_words() if cause else {})}
+
+
 def rebuilt(run: str, job: str = "") -> Told:
     """The verdict on a run whose gateway ended without a word. `job`: what Slurm says of its job, "" without Slurm."""
     story = chronicle.read(run)
     if story.verdict:
         event = story.verdict
         return judged(run, event["state"], event["text"], int(event["code"]), event["instance"])
-    code = WorkerDied.exit_code
-    told = judged(run, FAILED, "; ".join(end.text for end in story.dead.values()), code, next(iter(story.dead), ""))
-    heard = last_lines(run, "logs/gateway.log", LATER)
-    if not story.dead:
-        host = _gateway_host(run)
-        told = {**BLANK, "state": FAILED, "exit_code": code, "instance": GATEWAY, "host": host, "log": "logs/gateway.log"}
-        told.update(last_lines=heard, first_at=stamp(story.last_at), restarts=restarts(run, story), at=stamp(time.time()))
-    how = f"the gateway ended without a word{f' ({job})' if job else ''}"
-    told["reason"] = f"{how}; its last event was at {stamp(story.last_at)}"
-    if not story.dead:
-        cause = (causes.fits(job, causes.JOB) if job else None) or causes.fits(how, causes.END)
-        told.update(how=how, **(cause.in_words() if cause else {}))
-    return told
+    why = f"the gateway ended without a word{f' ({job})' if job else ''}; its last event was at {stamp(story.last_at)}"
+    if story.dead:
+        # it was killed while it judged, or restarted, somebody
+        return judged(run, FAILED, why, WorkerDied.exit_code, next(iter(story.dead)))
+    return on_gateway(run, _gateway_host(run), why, causes.fits(job, causes.JOB) if job else None)
 
 
 def _gateway_host(run: str) -> str:
