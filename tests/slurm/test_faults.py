@@ -239,6 +239,7 @@ def test_the_time_limit_ends_it_in_order(limited: Deployment) -> None:
     wait_for(lambda: limited.cluster.login("squeue", "-h").stdout == "", 150, "for the time limit")
     verdict = json.loads((limited.run / "state/verdict.json").read_text())
     assert "SIGTERM" in verdict["reason"]
+    assert verdict["cause_name"] == "time-limit"
     assert limited.log("ctx0").count("leaving in order") == 2
     assert "TIMEOUT" not in limited.cluster.login("scontrol", "show", "job", limited.job).stdout
 

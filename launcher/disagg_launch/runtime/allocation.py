@@ -37,16 +37,16 @@ def job(environ: Mapping[str, str]) -> str:
 
 
 def ask_times(environ: Mapping[str, str]) -> Tuple[Tuple[str, ...], Mapping[str, str]]:
-    """The command that prints when the job of `environ` was sent and when it was given its nodes, and the environment for it."""
-    return ("squeue", "--noheader", "--jobs", environ["SLURM_JOB_ID"], "--format=%V %S"), {**environ, "SLURM_TIME_FORMAT": "standard"}
+    """The command that prints when the job of `environ` was sent, was given its nodes and has to end, and the environment for it."""
+    return ("squeue", "--noheader", "--jobs", environ["SLURM_JOB_ID"], "--format=%V %S %e"), {**environ, "SLURM_TIME_FORMAT": "standard"}
 
 
 def times(lines: Iterable[str]) -> Iterator[Tuple[str, float]]:
-    """("submitted", unix seconds) and ("allocated", unix seconds) of what that command printed; nothing if it printed something else."""
+    """("submitted", unix seconds), "allocated" and "until" of what that command printed; less if a time is not known."""
     for line in lines:
-        with contextlib.suppress(ValueError):
-            moments = [time.mktime(time.strptime(word, "%Y-%m-%dT%H:%M:%S")) for word in line.split()]
-            yield from zip(("submitted", "allocated"), moments)
+        for name, word in zip(("submitted", "allocated", "until"), line.split()):
+            with contextlib.suppress(ValueError):  # a job without a limit has no end
+                yield name, time.mktime(time.strptime(word, "%Y-%m-%dT%H:%M:%S"))
 
 
 def addresses(names: Sequence[str], lines: Iterable[str]) -> Tuple[str, ...]:

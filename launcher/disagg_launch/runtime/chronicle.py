@@ -24,6 +24,7 @@ class Story:
     """`ends`: of all lives, in the order of time. `dead`: of those instances that have not begun another life since.
 
     `stages`: the last of each instance. `places`: by (instance, global rank). `verdict`: the event, {} while there is none.
+    `until`: when the job's time is over (unix seconds), 0 if there is no limit.
     """
 
     def __init__(self, events: List[Event]) -> None:
@@ -34,6 +35,7 @@ class Story:
         self.stages: Dict[str, str] = {}
         self.places: Dict[Tuple[str, int], Event] = {}
         self.verdict: Event = {}
+        self.until = 0.0
         for one in events:
             self._add(one)
 
@@ -49,6 +51,8 @@ class Story:
                 del self.dead[name]
         elif one["event"] == "rank":
             self.places.update({(name, rank): {"rank": rank, "host": one["host"], "gpus": one["gpus"]} for rank in one.get("ranks", ())})
+        elif one["event"] == "allocated":
+            self.until = float(one.get("until", 0))
         elif one["event"] == "verdict":
             self.verdict = one
 

@@ -3,7 +3,7 @@
 Always there: `at` (unix seconds), `t` (seconds since the gateway began), `event`, `instance` (a name, "router", or ""), `text`.
 
     begun       digest, job, instances and ranks (counts)
-    submitted, allocated    job: Slurm's times, told once they are known: out of order, with a negative t
+    submitted, allocated    job: Slurm's times, told once they are known: out of order, with a negative t; until (its time limit)
     rank        rank, ranks, host, pid, gpus: a task has reported
     stage       stage, life (1 is the first start); rank when it is one rank's; while loading phase and percent (tens, or null)
     ended       life, code (the exit status it deserves); rank, host, pid, gpus, how ("exit code 3") where one rank went first

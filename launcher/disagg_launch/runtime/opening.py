@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import allocation, bootstrap
@@ -37,8 +37,10 @@ class Opening:
             argv, environ = allocation.ask_times(os.environ)
             asked = await self._fleet.nursery.start("squeue", argv, self._gateway.run, environ, said.append)
             await asked.settled()
-        for event, at_s in allocation.times(said):
-            self._gateway.events.tell(event, at_s=at_s, job=allocation.job(os.environ))
+        times = dict(allocation.times(said))
+        until: Dict[str, Any] = {"until": times.pop("until")} if "until" in times else {}
+        for event, at_s in times.items():
+            self._gateway.events.tell(event, at_s=at_s, job=allocation.job(os.environ), **(until if event == "allocated" else {}))
 
     async def carry_out(self) -> Verdict:
         """READY when the front door is open, else why it never will be."""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import time
 from typing import Any, Dict, List, Optional
@@ -26,6 +27,8 @@ GATEWAY, GATEWAY_LOG = "gateway", os.path.join("logs", "gateway.log")
 LAST_LINES = 12
 RESTARTS = 20
 """So many restarts, the newest, are told with their causes."""
+LIMIT_IS_NEAR_S = 300.0
+"""Slurm says SIGTERM ahead of the time limit (slurm.signal_s, and up to a minute more)."""
 _RANK = re.compile(r"rank (\d+) on \S+: ")
 
 Told = Dict[str, Any]
@@ -54,13 +57,16 @@ def judged(run: str, state: str, reason: str, exit_code: int, instance: str, oom
     story = chronicle.read(run)
     told = {**BLANK, "state": state, "reason": reason, "exit_code": exit_code, "instance": instance, "at": stamp(time.time())}
     if state != FAILED:
+        left_s = story.until - time.time()
+        if story.until and left_s < LIMIT_IS_NEAR_S and exit_code == 128 + signal.SIGTERM:
+            told["how"] = f"{max(0.0, left_s):.0f} s before the job's time limit"
+            told.update(_words(causes.fits(told["how"], causes.END)))
         return told
     until = stamp(float(story.verdict["at"])) if story.verdict else LATER
     found, told["unread"] = signs.gather(run, story, until)
     sign = signs.first_sign(found, instance)
     if sign is None:
-        cause = causes.fits(reason, causes.END) or causes.fits(reason)
-        told.update(cause.in_words() if cause else {})
+        told.update(_words(causes.fits(reason, causes.END) or causes.fits(reason)))
     else:
         _blame(told, story, next(one for one in found if one.instance == sign.instance), sign, oom_kills)
     log = os.path.join("logs", f"{told['instance']}.log")
@@ -86,12 +92,17 @@ def _blame(told: Told, story: Story, one: Evidence, sign: Sign, oom_kills: int) 
     if cause and cause.name == "killed" and oom_kills and told["host"] == socket.gethostname():
         told["how"] += f"; the kernel killed {oom_kills} process{'es' * (oom_kills > 1)} of this host for memory meanwhile"
         cause = causes.fits(told["how"], causes.END)
-    told.update(cause.in_words() if cause else {})
+    told.update(_words(cause))
     told["followed"] = [
         {"instance": other.instance, "after_s": round(max(0.0, other.at - seconds(sign.stamp)), 3), "how": other.text}
         for other in story.dead.values()
         if other is not end
     ]
+
+
+def _words(cause: Optional[Cause]) -> Dict[str, str]:
+    """What is told of a cause; empty words if none is known."""
+    return cause.in_words() if cause else dict.fromkeys(("cause_number", "cause_name", "cause", "remedy"), "")
 
 
 def restarts(run: str, story: Story) -> List[Dict[str, Any]]:
@@ -101,8 +112,7 @@ def restarts(run: str, story: Story) -> List[Dict[str, Any]]:
         evidence = signs.of_instance(run, end.instance, end, stamp(end.at - signs.LOOK_BACK_S), LATER, signs.LEAST_BYTES)
         sign = evidence.first_sign()
         cause = evidence.cause(sign) if sign else None
-        words = cause.in_words() if cause else dict.fromkeys(("cause_number", "cause_name", "cause", "remedy"), "")
-        out.append({"instance": end.instance, "at": stamp(end.at), "how": end.text, **words})
+        out.append({"instance": end.instance, "at": stamp(end.at), "how": end.text, **_words(cause)})
     return out
 
 
@@ -112,8 +122,7 @@ def on_gateway(run: str, host: str, why: str, cause: Optional[Cause] = None) -> 
     told = {**BLANK, "state": FAILED, "reason": why, "exit_code": WorkerDied.exit_code, "at": stamp(time.time())}
     told.update(instance=GATEWAY, host=host, how=why, first_at=stamp(story.last_at), log=GATEWAY_LOG)
     told.update(last_lines=last_lines(run, GATEWAY_LOG, LATER), restarts=restarts(run, story))
-    cause = cause or causes.fits(why, causes.END)
-    return {**told, **(cause.in_words() if cause else {})}
+    return {**told, **_words(cause or causes.fits(why, causes.END))}
 
 
 def rebuilt(run: str, job: str = "") -> Told:
@@ -171,6 +180,8 @@ def paragraphs(told: Told) -> List[str]:
     out = []
     if told.get("first_at"):
         out.append(f"first to fail: {where(told)} at {told['first_at']}: {told['how']}")
+    elif told.get("how"):
+        out.append(f"that was {told['how']}")
     lines, of = (told["first_errors"], "first errors") if told.get("first_errors") else (told.get("last_lines"), "last lines")
     if lines:
         out.append(f"{of}, {told['log']}:" + "".join(f"\n    {text}" for text in lines))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from disagg_launch.errors import BackendRefused, BadInput, DisaggError, NotReady, WorkerDied
+from disagg_launch.runtime import verdict
 
 JOB = "job.json"
 ASK_S = 30.0
@@ -132,9 +133,10 @@ def outcome(folder: Path, seen: Seen) -> Optional[DisaggError]:
     """What is wrong with the deployment of a folder: None while it waits, starts or serves."""
     state = status(folder).get("state", "")
     if state == "failed" or (state and not seen.alive):
-        told = json.loads((folder / "state/verdict.json").read_text(encoding="utf-8")) if (folder / "state/verdict.json").exists() else {}
-        error = DisaggError("\n".join([told.get("reason", seen.sentence()), *(f"    {line}" for line in told.get("last_lines", ()))]))
-        error.exit_code = told.get("exit_code") or WorkerDied.exit_code
+        path = folder / verdict.PATH
+        told = {**verdict.BLANK, **(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})}
+        error = DisaggError("\n".join([told["reason"] or seen.sentence(), *verdict.paragraphs(told)]))
+        error.exit_code = told["exit_code"] or WorkerDied.exit_code
         return error
     return None if seen.alive else WorkerDied(f"{seen.sentence()}; look at {folder}/logs")
 
