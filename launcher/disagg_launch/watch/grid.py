@@ -9,7 +9,7 @@ from rich.text import Text
 from disagg_launch.place.numbers import ranges
 from disagg_launch.plan import CONTEXT
 from disagg_launch.watch.shape import InstanceRow, Node, Snapshot
-from disagg_launch.watch.snapshot import ENDED, RESTING
+from disagg_launch.watch.snapshot import ENDED, NOT_RUNNING
 from disagg_launch.watch.words import trouble
 
 LEGEND = ("C G healthy context and generation instances; c g not healthy (yet)", "!   ended   -   stopped on purpose   .   a free GPU")
@@ -47,7 +47,7 @@ def _letters(shot: Snapshot) -> dict[tuple[int, int], tuple[str, str]]:
 
 
 def _letter(one: InstanceRow) -> str:
-    if one["stage"] in (ENDED, RESTING):
+    if one["stage"] in NOT_RUNNING:
         return GONE if one["stage"] == ENDED else AT_REST
     letter = "c" if one["role"] == CONTEXT else "g"
     return letter if trouble(one) == 2 else letter.upper()

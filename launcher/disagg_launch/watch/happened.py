@@ -46,6 +46,8 @@ class Happened:
     def _stand(self, one: Event) -> None:
         stage, at, percent = str(one.get("stage") or ""), float(one.get("at") or 0), one.get("percent")
         rank, instance = one.get("rank"), one.get("instance")
+        if one.get("event") == "ended":
+            stage, rank = "ended", None  # with a rank that went first, all of the instance has ended
         known = self.ranks.get(rank) if isinstance(rank, int) else self.instances.get(instance or "")
         if not stage or (known and known.stage == stage and known.percent == percent):
             return

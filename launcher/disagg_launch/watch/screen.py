@@ -65,13 +65,20 @@ def _head(shot: Snapshot) -> Iterator[Text]:
     if shot["job"]:
         yield Text(shot["job"])
     if shot["verdict"]:
-        yield Text(clean(f"verdict: {shot['verdict'].get('reason', '')}".splitlines()[0]), style="bold red")
+        yield from _verdict(shot["verdict"])
     ready = f"; ready after {seconds(shot['ready_s'])}" if shot["ready_s"] is not None else ""
     yield Text(f"{counted(len(shot['instances']), 'instance')}: {by_stage(shot['instances'])}{ready}")
     if shot["answers"]:
         yield from _router(shot["router"])
     elif shot["state"] in LIVING:
         yield Text(f"router: {'not open yet' if shot['state'] == 'starting' else 'it gives no figures'}", style="yellow")
+
+
+def _verdict(told: dict[str, Any]) -> Iterator[Text]:
+    style = "bold red" if told.get("exit_code") not in (0, 130, 143) else "bold"
+    yield Text(clean(f"verdict: {told.get('reason', '')}".splitlines()[0]), style=style)
+    if told.get("cause"):
+        yield Text(clean(f"likely cause: {told['cause']}; {told.get('remedy', '')}"), style="yellow")
 
 
 def _router(row: RouterRow) -> Iterator[Text]:
@@ -163,6 +170,7 @@ def _event(one: dict[str, Any], shot: Snapshot) -> str:
     """`04:03:19 +12.3 s gen0: healthy`; the seconds are those since the gateway began."""
     at = datetime.fromtimestamp(one.get("at", 0)).strftime("%H:%M:%S")
     who = one.get("instance") or shot["name"]
-    rank = f" rank {one['rank']}" if one.get("rank") is not None else ""
-    what = one.get("text") or one.get("stage") or one.get("event", "")
+    rank = f" rank {one['rank']}" if one.get("rank") is not None and one["event"] != "ended" else ""
+    kind = f"{one['event']}: " if one.get("event") in ("ended", "restart", "proof", "verdict") else ""
+    what = kind + str(one.get("text") or one.get("stage") or one.get("event", ""))
     return clean(f"{at} {one.get('t', 0):+8.1f} s  {who}{rank}: {what}")

@@ -33,7 +33,8 @@ class RankRow(TypedDict):
 class InstanceRow(TypedDict):
     """One instance.
 
-    `stage` as in `status`, or "ended" or "resting" (stopped on purpose); `percent` of that stage; `since_s` how long it has been in it.
+    `stage` as in `status`, or "ended", "resting" (stopped on purpose), "stopped" (with all); `percent` of that stage; `since_s` how long
+    it has been in it.
     `ended` says how, "" while it lives; `last_line` is what it said last.
     What the router says of it: `worker_state` (joining, ready, draining, suspect, gone; "" if it does not know it), `active` requests,
     and `requests` and `errors` since the router began.

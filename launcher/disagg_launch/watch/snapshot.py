@@ -13,7 +13,9 @@ from disagg_launch.watch.happened import Happened, Standing
 from disagg_launch.watch.shape import SCHEMA, InstanceRow, Node, RankRow, RouterRow, Snapshot, Spread
 
 SHOWN_EVENTS = 50
-ENDED, RESTING = "ended", "resting"
+ENDED, RESTING, STOPPED = "ended", "resting", "stopped"
+NOT_RUNNING = (ENDED, RESTING, STOPPED)
+OVER = ("stopped", "failed", "ended")
 Status = Mapping[str, Any]
 
 
@@ -89,11 +91,8 @@ def _nodes(plan: Plan, hosts: Sequence[str]) -> list[Node]:
 def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) -> InstanceRow:
     """One instance from its row of status.json ({} while there is none)."""
     stand = known.happened.instances.get(one.name, Standing())
-    stage = row.get("stage") or stand.stage or "scheduled"
-    if one.name in known.status.get("resting", ()):
-        stage = RESTING
-    elif row.get("ended"):
-        stage = ENDED
+    stage = _stage(known, one, row, stand)
+    since = stand.at if stand.stage == stage else row.get("since")
     url = row.get("url", "")
     workers = known.figures.workers if known.figures else {}
     seen = workers.get(url.removeprefix("http://"), WorkerFigures())
@@ -103,7 +102,7 @@ def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) ->
         "url": url,
         "stage": stage,
         "percent": row.get("percent", stand.percent if stand.stage == stage else None),
-        "since_s": max(0.0, at - stand.at) if stand.at else None,
+        "since_s": max(0.0, at - since) if since and stage != STOPPED else None,
         "detail": row.get("detail", ""),
         "last_line": row.get("last_line", ""),
         "ended": row.get("ended", ""),
@@ -114,6 +113,15 @@ def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) ->
         "errors": seen.errors,
         "ranks": _ranks(known, one, row, stage),
     }
+
+
+def _stage(known: Known, one: Instance, row: Mapping[str, Any], stand: Standing) -> str:
+    """Its stage as far as status and events know it; once all is over, what was written last is no longer so."""
+    if one.name in known.status.get("resting", ()):
+        return RESTING
+    if row.get("ended"):
+        return ENDED
+    return STOPPED if known.status["state"] in OVER else row.get("stage") or stand.stage or "scheduled"
 
 
 def _ranks(known: Known, one: Instance, row: Mapping[str, Any], stage: str) -> list[RankRow]:
@@ -132,7 +140,9 @@ def _ranks(known: Known, one: Instance, row: Mapping[str, Any], stage: str) -> l
                 "gpu": rank.gpu,
                 "host": report.get("host", ""),
                 "pid": report.get("pid", 0),
-                "stage": report.get("stage") or stand.stage or (stage if "pid" in report or stage in (ENDED, RESTING) else "scheduled"),
+                "stage": stage
+                if stage in NOT_RUNNING
+                else report.get("stage") or stand.stage or (stage if "pid" in report else "scheduled"),
             }
         )
     return out

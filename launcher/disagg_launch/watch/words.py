@@ -9,7 +9,7 @@ from typing import Optional
 
 from disagg_launch.runtime.readiness import UP
 from disagg_launch.watch.shape import InstanceRow, Spread
-from disagg_launch.watch.snapshot import ENDED, RESTING
+from disagg_launch.watch.snapshot import ENDED, RESTING, STOPPED
 
 NONE = "-"
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
@@ -62,7 +62,7 @@ def by_stage(instances: Iterable[InstanceRow]) -> str:
 
 def trouble(one: InstanceRow) -> int:
     """How much an instance needs to be looked at: 3 ended, 2 not healthy, 1 not used by the router, 0 well, or as wished."""
-    if one["stage"] == RESTING:
+    if one["stage"] in (RESTING, STOPPED):
         return 0
     if one["stage"] == ENDED:
         return 3

@@ -90,6 +90,18 @@ def test_who_ended_or_rests_is_shown_so() -> None:
     assert made["instances"][0]["ended"] == "rank 0 on a: exit code 3"
 
 
+def test_what_has_been_stopped_is_not_shown_as_it_was_before() -> None:
+    rows = [
+        row("ctx0", 8001, "routed", ended="rank 0 on a: exit code 3"),
+        row("gen0", 8002, "routed", ranks=[{"rank": 1, "pid": 3, "stage": "routed"}]),
+    ]
+    happened = Happened()
+    happened.add([event(100, "begun"), event(101, "stage", instance="gen0", stage="routed"), event(103, "ended", instance="ctx0", rank=0)])
+    made = snapshot(known(status={**STATUS, "state": "failed", "instances": rows}, happened=happened), 110.0)
+    assert [(one["stage"], one["since_s"]) for one in made["instances"]] == [("ended", 7.0), ("stopped", None)]
+    assert {rank["stage"] for one in made["instances"] for rank in one["ranks"]} == {"ended", "stopped"}
+
+
 def test_rates_and_spreads_are_of_the_time_between_two_snapshots() -> None:
     before = snapshot(known(figures=figures.read(page(10, 100, [8.0] * 1000))), 100.0)
     after = snapshot(known(figures=figures.read(page(30, 500, [8.0] * 1000 + [0.1] * 10))), 104.0, before)

@@ -61,8 +61,11 @@ def test_the_chosen_instance_stays_in_sight():
 
 
 def test_a_failed_deployment_shows_its_verdict():
-    shot = {**shot_of(state="failed"), "verdict": {"reason": "ctx1 ended: rank 1 on n0: exit code 3\nmore"}}
-    assert "verdict: ctx1 ended: rank 1 on n0: exit code 3" in shown(shot)
+    shot = {
+        **shot_of(state="failed"),
+        "verdict": {"reason": "ctx1 ended: rank 1 on n0: exit code 3\nmore", "cause": "disk full", "remedy": "make room"},
+    }
+    assert {"verdict: ctx1 ended: rank 1 on n0: exit code 3", "likely cause: disk full; make room"} <= set(shown(shot))
 
 
 def test_the_map_tells_roles_and_states_without_colour():
