@@ -48,7 +48,9 @@ def steps(topology: object, plan: object, backend: str) -> str:
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_golden(path: Path, golden: Callable[[str, str], None]) -> None:
-    golden(f"engines/{path.parent.name}-{path.stem}.txt", rendered(path))
+    found = rendered(path)
+    assert "Ref(" not in found, "a late-bound value became text too early"
+    golden(f"engines/{path.parent.name}-{path.stem}.txt", found)
 
 
 def test_no_golden_file_is_left_over() -> None:
