@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from disagg_launch.watch.shape import Histogram, Spread
 
+SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$")
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+ESCAPED = re.compile(r"\\(.)")
 HISTOGRAMS = {
     "ttft_s": "first_token_latency_seconds",
     "inter_token_s": "inter_token_latency_seconds",
@@ -39,17 +42,34 @@ def read(page: str) -> Figures:
     values: dict[str, float] = {}
     below: dict[str, list[tuple[float, int]]] = {}
     workers: dict[str, dict[str, str | int]] = {}
-    for family in text_string_to_metric_families(page):
-        for name, labels, value, *_ in family.samples:
-            if "worker" in labels:
-                _note(workers.setdefault(labels["worker"], {}), name, labels, value)
-            elif "le" in labels:
-                below.setdefault(name.removesuffix("_bucket"), []).append((float(labels["le"]), int(value)))
-            else:
-                name = name.removesuffix("_total")  # this parser, like TensorRT-LLM's router, puts it behind every counter
-                values[name] = values.get(name, 0) + value  # over whatever labels there are
+    for name, labels, value in samples(page):
+        if "worker" in labels:
+            _note(workers.setdefault(labels["worker"], {}), name, labels, value)
+        elif "le" in labels:
+            below.setdefault(name.removesuffix("_bucket"), []).append((float(labels["le"]), int(value)))
+        else:
+            name = name.removesuffix("_total")  # TensorRT-LLM's router, like others, puts it behind every counter
+            values[name] = values.get(name, 0) + value  # over whatever labels there are
     made = {ours: _apart(below[theirs]) for ours, theirs in HISTOGRAMS.items() if theirs in below}
     return Figures(values, made, {url: WorkerFigures(**found) for url, found in workers.items()})  # type: ignore[arg-type]
+
+
+def samples(page: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """(name, labels, value) of each sample. ValueError at a line that is none.
+
+    Prometheus' own client library does this too, at a fifth of a millisecond a line: a second for a page with five hundred workers.
+    """
+    for line in page.splitlines():
+        if line and not line.startswith("#"):
+            found = SAMPLE.match(line)
+            if found is None:
+                raise ValueError(f"no Prometheus text: {line[:80]!r}")
+            labels = {key: _meant(text) for key, text in LABEL.findall(found[2] or "")}
+            yield found[1], labels, float(found[3])
+
+
+def _meant(text: str) -> str:
+    return ESCAPED.sub(lambda found: {"n": "\n"}.get(found[1], found[1]), text) if "\\" in text else text
 
 
 _OF_WORKER = {"worker_active_requests": "active", "worker_requests_total": "requests", "worker_errors_total": "errors"}

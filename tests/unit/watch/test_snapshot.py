@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 from pages import page, worker
+from prometheus_client.parser import text_string_to_metric_families
 
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan, Rank
@@ -169,6 +170,24 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("share", "seconds"), [(0.25, 1.5), (0.5, 2.0), (0.75, 3.0), (1.0, 4.0)])
 def test_quantiles_are_interpolated_as_prometheus_does(share: float, seconds: float) -> None:
     assert figures.quantile({"bounds": [1.0, 2.0, 4.0], "counts": [0, 50, 50, 0]}, share) == pytest.approx(seconds)
+
+
+def test_pages_are_read_as_prometheus_own_client_reads_them() -> None:
+    odd = r'odd{a="b\n, c}",b="say \"x\\y\""} 1.5e3 1700000000000' + "\nnan NaN\n"
+    text = page(12, 34, [0.1, 7.0], [worker("h:2", GENERATION, requests=5), worker("h:1", CONTEXT, State.SUSPECT, active=3)]) + odd
+    theirs = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            theirs[one.name.removesuffix("_total"), tuple(sorted(one.labels.items()))] = str(one.value)
+    ours = {(name.removesuffix("_total"), tuple(sorted(labels.items()))): str(value) for name, labels, value in figures.samples(text)}
+    assert {key: float(value) for key, value in ours.items() if value != "nan"} == {k: float(v) for k, v in theirs.items() if v != "nan"}
+    assert ours["nan", ()] == theirs["nan", ()] == "nan"
+
+
+@pytest.mark.parametrize("text", ["<html>", '[{"a": 1}]', "name", "name{ 1", "9name 1", "name one"])
+def test_what_is_no_page_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no Prometheus text|could not convert"):
+        figures.read(text)
 
 
 def test_what_is_above_every_bound_is_said_to_be_at_the_last() -> None:
