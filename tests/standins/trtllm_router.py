@@ -71,9 +71,7 @@ class Router:
         cluster = self.config.disagg_cluster
         if cluster is None:
             return self.config.context_servers.urls or [], self.config.generation_servers.urls or []
-        prefix = f"/trtllm-disagg/{cluster.cluster_name}/workers/"
-        store = self.storage if cluster.cluster_uri.startswith("http") else discovery.EtcdStorage(cluster.cluster_uri)
-        rows = [json.loads(v) for v in store.prefix(prefix).values()]
+        rows = self.registered()
         context, generation = ([f"{r['host']}:{r['port']}" for r in rows if r["role"] == role] for role in (CONTEXT, GENERATION))
         return context, generation
 
@@ -83,6 +81,23 @@ class Router:
         cluster = self.config.disagg_cluster
         least = cluster.minimal_instances if cluster else models.MinimalInstances()
         return len(context) >= least.context_servers and len(generation) >= least.generation_servers
+
+    def info(self) -> dict[str, Any]:
+        """/cluster_info: with a cluster, its workers as they registered."""
+        cluster, told = self.config.disagg_cluster, {"is_ready": self.ready()}
+        if cluster is None:
+            return told
+        rows = self.registered()
+        current = {"context_servers": [r for r in rows if r["role"] == CONTEXT]}
+        current["generation_servers"] = [r for r in rows if r["role"] == GENERATION]
+        return {**told, "current_workers": current, "minimal_instances": vars(cluster.minimal_instances)}
+
+    def registered(self) -> list[dict[str, Any]]:
+        """The entries of the cluster's workers."""
+        cluster = self.config.disagg_cluster
+        prefix = f"/trtllm-disagg/{cluster.cluster_name}/workers/"
+        store = self.storage if cluster.cluster_uri.startswith("http") else discovery.EtcdStorage(cluster.cluster_uri)
+        return [json.loads(v) for v in store.prefix(prefix).values()]
 
     async def wait_for_static(self, limit_s: int) -> None:
         """Returns when every listed worker is healthy; TimeoutError after `limit_s`."""
@@ -186,7 +201,7 @@ def application(router: Router, start_s: int) -> Any:
             ready = not router.config.disagg_cluster or await asyncio.to_thread(router.ready)
             await answer(send, 200 if ready else 500, lines([]))
         elif path == "/cluster_info":
-            await answer(send, 200, once({"is_ready": await asyncio.to_thread(router.ready)}))
+            await answer(send, 200, once(await asyncio.to_thread(router.info)))
         elif path == "/version":
             await answer(send, 200, once({"version": "standin"}))
         elif path in ("/set", "/get", "/delete", "/expire", "/get_prefix"):

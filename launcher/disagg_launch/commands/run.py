@@ -133,7 +133,8 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     lines += [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
     for one in [*found["instances"], found["router"]]:
         restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
-        lines.append(f"  {one['name']:8} {one['ended'] or one['stage']}{restarts}  {one['url']}  {one['detail']}".rstrip())
+        stage = "stopped" if one["name"] in found.get("resting", ()) else one["ended"] or one["stage"]
+        lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {one['detail']}".rstrip())
     return [*lines, *_autoscale_lines(found.get("autoscale"))]
 
 

@@ -12,7 +12,7 @@ import http.client
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING, Iterator, List, Set, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Optional, Set, Tuple
 
 from disagg_launch import launch as launches
 from disagg_launch import plan as plans
@@ -168,12 +168,12 @@ class Scaling:
             await asyncio.sleep(LOOK_S)
 
     async def _routed(self, one: Record) -> None:
-        """Wait until the router sends requests to a healthy instance; the end of the instance if it does not."""
+        """Wait until the router sends requests to a healthy instance; the end of the instance if it says that it does not."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ROUTED_S
         while not one.ended and not self._gateway.fleet.stopping:
             rows = await loop.run_in_executor(None, self._rows, one, "/cluster_info")
-            if any(row.get("state", "ready") == "ready" for row in rows):
+            if rows is None or any(row.get("state", "ready") == "ready" for row in rows):
                 return
             if loop.time() > deadline:
                 one.end(f"healthy, but the router did not take it in within {ROUTED_S:g} s", loop.time())
@@ -181,16 +181,18 @@ class Scaling:
 
     def _active(self, one: Record) -> int:
         """Requests that the router has given the instance; 0 when the router knows no such worker."""
-        return sum(row.get("active", 0) for row in self._rows(one, "/admin/workers"))
+        return sum(row.get("active", 0) for row in self._rows(one, "/admin/workers") or ())
 
-    def _rows(self, one: Record, path: str) -> List[Message]:
-        """What the router says of the instance; nothing when the router is not there, and then it gives nobody requests."""
+    def _rows(self, one: Record, path: str) -> Optional[List[Message]]:
+        """What the router says of the instance: nothing when it does not know it or is not there; None when it tells of nobody."""
         router = self._gateway.fleet.router
         port = self._gateway.fleet.told_at
         connection = http.client.HTTPConnection(router.host, port, timeout=ANSWER_S)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.token}"})
             told = json.loads(connection.getresponse().read())
+            if not isinstance(told, list) and "current_workers" not in told:
+                return None
             rows = told if isinstance(told, list) else [row for rows in told["current_workers"].values() for row in rows]
             return [row for row in rows if (row["host"], row["port"]) == (one.host, one.port)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):

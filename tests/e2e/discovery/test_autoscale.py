@@ -54,7 +54,10 @@ def test_a_wish_that_cannot_be_carried_out_is_said_and_changes_nothing(start: Ca
     full = {"nodes": 1, "gpus_per_node": 2}
     deployment = start(False, autoscale={"generation_servers": limits, **QUICK}, router=ONE_AT_A_TIME, cluster=full)
     with Load(deployment) as load:
-        until(lambda: (told(deployment)["last"] or {}).get("outcome", "under way") != "under way", "a refusal")
-    assert told(deployment)["last"]["outcome"].startswith("exit code 3; ")
+        until(lambda: (told(deployment)["last"] or {"outcome": ""})["outcome"].startswith("exit code 3; "), "a refusal")
     assert load.failures == []
     assert deployment.serving() == {"ctx0", "gen0"}
+    until(lambda: not command("restart", deployment.run, "gen0", "--interrupt").returncode, "a change by hand beside it")
+    without = deployment.write("without.yaml", autoscale=None)
+    until(lambda: not command("upgrade", deployment.run, without, "--interrupt").returncode, "the end of the policy")
+    assert told(deployment) is None

@@ -5,13 +5,17 @@ The stand-ins are made from the interface's description alone and share no code 
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 import sys
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
 from conftest import EtcdServer, until
+from deployment_under_load import Deployment, command
 from test_front_door import TIMES, Yard, call
 
 BIN = pathlib.Path(__file__).parents[2] / "standins" / "bin" / "trtllm-serve"
@@ -77,3 +81,21 @@ def test_upstream_s_workers_and_ours_at_either_router_say_the_same(yard: Yard, k
     yard.spawn("bash", BIN, "disaggregated", "-c", yard.folder / "disagg_config.yaml", **MODEL)
     until(lambda: yard.answers() and yard.info()["is_ready"], "readiness of upstream's router: both find it without being told")
     assert answer(yard) == said
+
+
+def test_a_deployment_behind_upstream_s_router_grows_and_shrinks(start: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no admin interface: who registers there is given requests, and who leaves is not."""
+    monkeypatch.setenv("PATH", f"{BIN.parent}:{os.environ['PATH']}")
+    for name, value in MODEL.items():
+        monkeypatch.setenv(name, value)
+    deployment = start(True, router={"name": "trtllm"})
+    said = deployment.say("across")
+    grown = command("scale", deployment.run, "gen=2", "ctx=2")
+    assert grown.returncode == 0, grown.stderr
+    with urllib.request.urlopen(f"http://127.0.0.1:{deployment.port}/cluster_info") as answer:
+        told = json.loads(answer.read())["current_workers"]
+    assert {role: len(rows) for role, rows in told.items()} == {"context_servers": 2, "generation_servers": 2}
+    assert {deployment.say("across") for _ in range(4)} == {said}
+    assert command("scale", deployment.run, "gen=1", "ctx=1").returncode == 0
+    assert deployment.say("across") == said
+    assert "ctx1     stopped" in command("status", deployment.run).stdout
