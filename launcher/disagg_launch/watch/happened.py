@@ -27,6 +27,10 @@ class Happened:
 
     def __init__(self) -> None:
         self.last: deque[Event] = deque(maxlen=KEPT)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.last.clear()
         self.began_at: Optional[float] = None
         self.opened_at: Optional[float] = None
         self.instances: dict[str, Standing] = {}
@@ -36,7 +40,7 @@ class Happened:
         """Take note of further events, in order. One that begins a new life of the gateway makes all before it void."""
         for one in events:
             if one.get("event") == "begun":
-                self.__init__()  # type: ignore[misc]
+                self._forget()
                 self.began_at = one.get("at")
             elif one.get("event") == "router" and one.get("stage") == "open" and self.opened_at is None:
                 self.opened_at = one.get("at")
