@@ -1,4 +1,4 @@
-"""The guide's forms that fit on one node, each a job of its own, all at once on the cluster: they may not disturb each other either."""
+"""The forms that fit on one node, each a job of its own, all at once on the cluster: they may not disturb each other either."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine_examples import answered, example
 from slurm_deployments import Deployment
 from slurm_hosts import Cluster, wait_for
 
-# six deployments share the cores of one machine; a command of the tests has 120 s
+# nine deployments share the cores of one machine; a command of the tests has 120 s
 LIMIT_S = 110
 CONTEXT = {"num_instances": 1}
 
@@ -37,12 +37,16 @@ def specs(etcd: str) -> Iterator[dict[str, Any]]:
     host, port = etcd.split(":")
     yield example("seed/standard.yaml", context_servers=CONTEXT)
     yield example("seed/llmapi-launch.yaml", context_servers=CONTEXT)
+    where = {"metadata_server": {"hostname": host, "port": int(port)}}
     few = {"context_servers": 1, "generation_servers": 1}
     yield example("seed/discovery-http.yaml", context_servers=CONTEXT, disagg_cluster={"minimal_instances": few})
     yield example(
         "seed/discovery-etcd.yaml", context_servers=CONTEXT, disagg_cluster={"cluster_uri": f"etcd://{etcd}", "minimal_instances": few}
     )
-    yield example("seed/metadata-server.yaml", context_servers=CONTEXT, metadata_server={"hostname": host, "port": int(port)})
+    yield example("seed/metadata-server.yaml", context_servers=CONTEXT, **where)
+    yield example("seed/mixed-precision.yaml", context_servers=CONTEXT, **where)
+    for engine in ("vllm", "sglang"):
+        yield example(f"engines/{engine}-nixl.yaml", context_servers=CONTEXT, router={"name": "builtin"})
     yield example("seed/mpi-worker.yaml", context_servers=CONTEXT, slurm={"mode": "single-mpirun"}, cluster={"gpus_per_node": 2})
 
 
@@ -54,8 +58,9 @@ def test_forms_of_one_node(cluster: Cluster, tmp_path: Path, etcd: str) -> None:
         spec["readiness"] = {"limit_s": LIMIT_S}
         spec.pop("hostname", None)  # left to Slurm
         deployments.append(Deployment(cluster, tmp_path, spec).submit())
-    found = {one.run.name: answered(one.ready(LIMIT_S)) for one in deployments}
-    assert len(found) == 6
-    assert len(set(found.values())) == 1, f"the same model and prompt in every form: {found}"
+    found = {}
     for one in deployments:
-        one.cancel()
+        found[one.run.name] = answered(one.ready(LIMIT_S))
+        one.cancel()  # makes room for who waits for a node
+    assert len(found) == 9
+    assert len(set(found.values())) == 1, f"the same model and prompt in every form: {found}"
