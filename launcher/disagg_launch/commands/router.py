@@ -19,12 +19,16 @@ import click
 def router(
     path: Path, metadata: Optional[Path], host: Optional[str], port: Optional[int], request_timeout: Optional[float], drain_s: int
 ) -> None:
-    """Serve the front door of running context and generation servers until SIGTERM or Ctrl-C."""
+    """Serve the front door of running context and generation servers until SIGTERM or Ctrl-C; SIGHUP: read the file again."""
     from disagg_launch.router import config as configuration
+    from disagg_launch.router.config import Config
     from disagg_launch.router.serve import run
 
-    config = configuration.load(path)
-    if metadata:
-        config = replace(config, metadata=configuration.load_metadata(metadata))
-    door = replace(config.front_door, request_timeout_s=request_timeout) if request_timeout else config.front_door
-    run(replace(config, host=host or config.host, port=config.port if port is None else port, front_door=door), drain_s)
+    def read() -> Config:
+        config = configuration.load(path)
+        if metadata:
+            config = replace(config, metadata=configuration.load_metadata(metadata))
+        door = replace(config.front_door, request_timeout_s=request_timeout) if request_timeout else config.front_door
+        return replace(config, host=host or config.host, port=config.port if port is None else port, front_door=door)
+
+    run(read, drain_s)

@@ -51,9 +51,11 @@ class Kept:
 
 
 class Sink(Protocol):
-    """Where an answer goes. `started` says that the client has been sent something, after which nothing can be taken back."""
+    """Where an answer goes."""
 
-    started: bool
+    @property
+    def started(self) -> bool:
+        """Whether the client has been sent something, after which nothing can be taken back."""
 
     async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
         """One complete answer."""

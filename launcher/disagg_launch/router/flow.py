@@ -13,6 +13,7 @@ from disagg_launch.router.config import Config
 from disagg_launch.router.dialects import named
 from disagg_launch.router.dispatch import Dispatch, given_up
 from disagg_launch.router.exchange import Exchange, Kept, Prefill, Sink, WorkerFailed
+from disagg_launch.router.held import Held
 from disagg_launch.router.ids import mint
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.relay import Relay
@@ -107,10 +108,12 @@ class Flow:
         """Both hops at once: the generation worker waits for the KV by itself."""
         worker = await self._dispatch.take(CONTEXT, exchange)
         early = self._dialect.early(exchange, number, worker)
+        held = Held(sink)
         hops = [
             asyncio.ensure_future(self._prefill(worker, exchange, number, early)),
-            asyncio.ensure_future(self._generate(exchange, early, number, sink)),
+            asyncio.ensure_future(self._generate(exchange, early, number, held)),
         ]
+        hops[0].add_done_callback(lambda hop: None if hop.cancelled() or hop.exception() else held.open())
         try:
             await asyncio.gather(*hops)
         finally:

@@ -131,6 +131,9 @@ class Metrics:
                 yield f"{prefix}_{name}_requests {sum(getattr(w, attribute) for w in mine)}"
             yield from self.turn[role].lines(f"{prefix}_queue_latency_seconds", f"waiting for a {role} worker")
             yield from self.first_token[role].lines(f"{prefix}_first_token_latency_seconds", f"of {role} workers")
+            # upstream's name; a context worker makes one token only
+            per_token = self.inter_token if role == GENERATION else Histogram(SHORT)
+            yield from per_token.lines(f"{prefix}_per_token_latency_seconds", f"between two pieces of a stream of {role} workers")
             yield from self.complete[role].lines(f"{prefix}_complete_latency_seconds", f"of {role} workers")
         yield "# TYPE worker_state gauge"
         for worker in workers:

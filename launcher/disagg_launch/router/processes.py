@@ -94,6 +94,7 @@ class _Parent:
         """Until all have ended."""
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, self._stop)
+        signal.signal(signal.SIGHUP, self._pass_on)
         for number in range(self._count):
             self._start(number)
         while self._children:
@@ -118,6 +119,7 @@ class _Parent:
         try:
             for one in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(one, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard
             self._serve(Siblings(self._folder, number, self._count))
             status = 0
         except KeyboardInterrupt:
@@ -129,3 +131,7 @@ class _Parent:
         self._stopping = True
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        for pid in self._children:
+            os.kill(pid, number)

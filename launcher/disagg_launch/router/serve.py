@@ -8,40 +8,49 @@ import importlib.util
 import logging
 import os
 import signal
-from typing import Any, Callable, Iterable, cast
+from typing import Any, Callable, Coroutine, Iterable, cast
 
 import uvicorn
 
-from disagg_launch.discovery.attach import attach, storage_token
-from disagg_launch.page.attach import attach as attach_page
+from disagg_launch.discovery.attach import storage_token
+from disagg_launch.errors import BadInput
 from disagg_launch.router import processes
 from disagg_launch.router.app import App
+from disagg_launch.router.assembly import Assembly, flow_of, renewed, unchangeable
 from disagg_launch.router.config import Config
-from disagg_launch.router.dispatch import Dispatch
-from disagg_launch.router.fleet import Fleet
-from disagg_launch.router.flow import Flow
-from disagg_launch.router.load import load
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, Reply, Request, bound
-from disagg_launch.router.workers import Table
 
 SWEEP_S = 1.0  # between two looks for clients that take too long; histograms are folded then too
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
-GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures generation workers alone
+RELOAD_S = 10.0  # that a changed file's workers have to answer before they are used
 ALONE = Siblings()
+
+log = logging.getLogger(__name__)
 
 
 class Application:
-    """What uvicorn runs: it makes the router when the event loop runs, and ends it. Requests come by `protocol`, not by ASGI."""
+    """What uvicorn runs: it makes the router when the event loop runs, and ends it. Requests come by `protocol`, not by ASGI.
 
-    def __init__(self, config: Config, siblings: Siblings) -> None:
+    `again` reads the configuration anew, which is done at SIGHUP.
+    """
+
+    def __init__(self, config: Config, siblings: Siblings, again: Callable[[], Config] | None = None) -> None:
         self._config = config
         self._siblings = siblings
+        self._again = again
         self._parent = os.getppid()
-        self.app: App = None  # type: ignore[assignment]
+        self._metrics = Metrics()
+        self._now: Assembly = None  # type: ignore[assignment]
+        self._before: set[asyncio.Task[None]] = set()  # assemblies that finish what they have in hand
         self.protocol = bound(self._handle, config.front_door)
         self.connections: Callable[[], Iterable[Connection]] = tuple  # set when there is a server
+
+    @property
+    def app(self) -> App:
+        """What answers new requests."""
+        return self._now.app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI's lifespan."""
@@ -49,42 +58,65 @@ class Application:
             await self._live(receive, send)
 
     async def _handle(self, request: Request, reply: Reply) -> None:
-        await self.app.handle(request, reply)
+        await self._now.app.handle(request, reply)
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
-        door = self._config.front_door
-        table, metrics = Table(door.max_in_flight_per_worker), Metrics()
-        dispatch = Dispatch(self._config, table, metrics)
-        metrics.queued = lambda: dispatch.queue.length
-        fleet = Fleet(self._config, table, dispatch.changed)
-        flow = _flow(self._config)(self._config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
-        discovery = attach(fleet, self._config)
-        page = attach_page(fleet, self._config, metrics, lambda: self.app.admin)
-        inner = {**discovery.mounts, **page.mounts}
-        outer = page.mounts if self._config.storage_inside else inner
-        self.app = App(fleet, flow, metrics, outer, inner, self._siblings, lambda: load(dispatch, metrics))
-        self._siblings.listen(asyncio.get_running_loop(), self.app.admin.hear)
-        await fleet.start()
-        sweeper = asyncio.ensure_future(self._sweep(metrics))
+        loop = asyncio.get_running_loop()
+        self._now = self._assembly(self._config)
+        self._siblings.listen(loop, lambda news: self.app.admin.hear(news))
+        await self._now.start()
+        sweeper = asyncio.ensure_future(self._sweep())
+        if self._again:
+            reloading = asyncio.Lock()
+            loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._reload(reloading)))
         gc.collect()
         gc.freeze()  # what is here now stays; later collections need not look at it
         gc.set_threshold(*GC_THRESHOLD)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        sweeper.cancel()
-        await page.stop()
-        await discovery.stop()
-        await fleet.stop()
-        await flow.stop()
-        self.app.access.flush()
+        for task in (sweeper, *self._before):
+            task.cancel()
+        await self._now.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _sweep(self, metrics: Metrics) -> None:
+    def _assembly(self, config: Config) -> Assembly:
+        made = Assembly(config, self._metrics, self._siblings, lambda: self.app.admin)
+        self._metrics.queued = lambda: self._now.dispatch.queue.length
+        return made
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._before.add(task)
+        task.add_done_callback(self._before.discard)
+
+    async def _reload(self, reloading: asyncio.Lock) -> None:
+        """Answer new requests as the file says now, once the workers are known; a file that is wrong changes nothing."""
+        assert self._again
+        async with reloading:
+            old = self._now
+            try:
+                new = self._again()
+                for name in unchangeable(old.config, new):
+                    log.warning("%s is another now, which needs a restart: it stays as it is", name)
+                if old.config.discovers:
+                    raise BadInput("workers that make themselves known would be lost; restart the router, and they come back by themselves")
+                made = self._assembly(renewed(old.config, new))
+            except BadInput as wrong:
+                log.error("the configuration was not read again: %s", wrong)
+                return
+            await made.start(old)
+            await made.ready(RELOAD_S)
+            self._now, self.protocol.door = made, made.config.front_door
+            log.info("the configuration was read again")
+        await old.idle()
+        await old.stop()
+
+    async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_S)
-            metrics.fold()
+            self._metrics.fold()
             if self._config.front_door.processes > 1 and os.getppid() != self._parent:
                 signal.raise_signal(signal.SIGTERM)  # the first process was killed: nobody would ever stop this one
             for connection in list(self.connections()):
@@ -108,31 +140,23 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
     return told
 
 
-def server(config: Config, drain_s: int, siblings: Siblings = ALONE, **more: Any) -> uvicorn.Server:
-    """A uvicorn server of the router, not yet running. `more` are options of uvicorn's."""
-    application = Application(config, siblings)
-    one = uvicorn.Server(uvicorn.Config(application, **{**options(config, application, drain_s), **more}))
+def server(config: Config, drain_s: int, siblings: Siblings = ALONE, again: Callable[[], Config] | None = None) -> uvicorn.Server:
+    """A uvicorn server of the router, not yet running."""
+    application = Application(config, siblings, again)
+    one = uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s)))
     application.connections = lambda: cast(Iterable[Connection], one.server_state.connections)
     return one
 
 
-def run(config: Config, drain_s: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds."""
+def run(read: Callable[[], Config], drain_s: int) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds; `read` again at SIGHUP."""
+    config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
-    _flow(config)
+    flow_of(config)
     door = config.front_door
     ports = [config.port, *([door.admin_port] if door.admin_port else [])]
-    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings).run(own))
-
-
-def _flow(config: Config) -> type[Flow]:
-    """The way of requests, with tracing if it is asked for. BadInput if what that needs is not installed."""
-    if not config.otlp_traces_endpoint:
-        return Flow
-    from disagg_launch.router.tracing import TracedFlow
-
-    return TracedFlow
+    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read).run(own))
 
 
 def _loop() -> str:

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scene import cluster
-from standin import expected
+from standin import KNOWN, expected
 
 from disagg_launch.watch import figures
 
@@ -226,6 +227,91 @@ def test_generation_first_asks_both_at_once(play: Any) -> None:
             ctx, gen = (w.seen[0]["disaggregated_params"] for w in (c.ctx[0], c.gen[0]))
             assert gen["ctx_request_id"] == gen["disagg_request_id"] == ctx["disagg_request_id"]
             assert gen["schedule_style"] == ctx["schedule_style"] == "generation_first" and gen["request_type"] == "generation_only"
+
+    play(scene)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("role", ["ctx", "gen"])
+def test_generation_first_shows_nothing_before_both_have_said_yes(play: Any, stream: bool, role: str) -> None:
+    async def scene() -> None:
+        async with cluster(schedule_style="generation_first") as c:
+            assert (await c.complete("hello", 4, stream=stream)).status == 200
+            getattr(c, role)[0].mode = "400"
+            answer = await c.complete("hello", 4, stream=stream)
+            assert answer.status == 400 and answer.json["error"]["message"] == "told to"
+            getattr(c, role)[0].mode = "slow"
+            answer = await c.complete("hello", 4, stream=stream)
+            assert (answer.text if stream else answer.json["choices"][0]["text"]) == expected("hello", 4)
+            with pytest.raises(asyncio.TimeoutError):
+                getattr(c, role)[0].mode = "hang"
+                await c.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "stream": stream}, timeout_s=0.3)
+            while not getattr(c, role)[0].aborted:
+                await asyncio.sleep(0.02)
+            assert b"worker_active_requests" in (page := (await c.get("/metrics")).body)
+            assert b'"} 0' in page and b"\nrequests_in_flight 0\n" in page
+
+    play(scene)
+
+
+FIELDS = {
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"ü": {"type": "number"}}}}}],
+    "logprobs": 5,
+    "temperature": 0.1,
+    "top_p": 1e-7,
+    "stop": ["\n\n", "\u2028", "</s>"],
+    "seed": 2**53,
+    "user": 'a "quoted" \\ name',
+    "no_such_field": {"prompt_token_ids": [1, 2], "deep": [[None, True, 1.5, "x"]]},
+}
+
+
+@pytest.mark.parametrize("padding", [0, 8000])
+def test_what_the_router_does_not_know_reaches_both_hops_untouched(play: Any, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("standin.KNOWN", KNOWN | {"no_such_field"})
+
+    async def scene() -> None:
+        async with cluster() as c:
+            assert (await c.complete("hello" + "x" * padding, 4, **FIELDS)).status == 200
+            for seen in (c.ctx[0].seen[0], c.gen[0].seen[0]):
+                assert {key: seen[key] for key in FIELDS} == FIELDS
+
+    play(scene)
+
+
+def test_a_worker_s_word_on_an_unknown_field_is_the_client_s(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster() as c:
+            answer = await c.complete("hello", 4, no_such_field=1)
+            assert answer.status == 400 and "no_such_field" in answer.json["error"]["message"] and c.gen[0].seen == []
+
+    play(scene)
+
+
+UPSTREAM_NAMES = (
+    *("total_requests", "stream_requests", "nonstream_requests", "validation_exceptions", "http_exceptions", "internal_errors"),
+    *("total_responses", "queue_latency_seconds_bucket"),
+    *(f"{role}_{name}_requests" for role in ("ctx", "gen") for name in ("total", "error", "retry", "completed")),
+    *(f"{role}_{name}_latency_seconds_sum" for role in ("ctx", "gen") for name in ("first_token", "complete", "per_token")),
+)
+
+
+def test_metrics_have_upstream_s_names_and_prometheus_reads_them(play: Any) -> None:
+    async def scene() -> None:
+        async with cluster(pause_s=0.03) as c:
+            await c.complete("hello", 4, stream=True)
+            page = (await c.get("/prometheus/metrics")).body.decode()
+            samples = [s for family in text_string_to_metric_families(page) for s in family.samples]
+            names = {line.replace("{", " ").split(" ")[0] for line in page.splitlines()}
+            assert not set(UPSTREAM_NAMES) - names
+            assert {
+                "first_token_latency_seconds_sum",
+                "inter_token_latency_seconds_sum",
+                "kv_hand_over_seconds_sum",
+                "worker_state",
+            } <= names
+            (steps,) = (s.value for s in samples if s.name == "gen_per_token_latency_seconds_count")
+            assert steps >= 1
 
     play(scene)
 
