@@ -90,6 +90,8 @@ class Start:
 class Router:
     """The front door: started once on node `node`, when every instance is ready. `stop` as in Start.
 
+    `proves` says how it is shown that tokens go through it: "pairs" (it tries a named pair, over its admin side), "requests" (through its
+    public side, to whom it likes), or "" (nothing is known of it).
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
     by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
     `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
@@ -107,12 +109,15 @@ class Router:
     drain_s: float = 0.0
     metrics: Text = ""
     admin_port: int = 0
+    proves: str = ""
 
 
 @dataclass(frozen=True)
 class Readiness:
     """Seconds. `limit_s`: from start to ready, longer as long as a late instance gets on; `stall_s`: so long may one not get on.
 
+    `prove`: over which pairs a token has to go before ready: "pairs" (all), "cover" (every instance once), "none", or "auto" (all if there
+    are not many); `prove_s`: patience with each.
     `interval_s`: between two probes of one instance; `probe_s`: one probe's patience.
     `limit_why`: the sum that limit_s came from, for people.
     """
@@ -122,6 +127,8 @@ class Readiness:
     probe_s: float = 2.0
     limit_why: str = ""
     stall_s: float = 300.0
+    prove: str = "auto"
+    prove_s: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class Policy:
     """What to do when a worker dies after ready: "stop" or "restart" (its own step only), with `max_restarts` per instance.
 
     A worker on another node that has not heard of its gateway for `fence_s` seconds ends itself, so that a lost one can never
-    live beside its replacement.
+    live beside its replacement. One that lives but has answered nothing for `hang_s` counts as dead; 0: never.
     """
 
     on_failure: str = "stop"
@@ -137,6 +144,7 @@ class Policy:
     backoff_s: float = 1.0
     grace_s: float = 10.0
     fence_s: float = 30.0
+    hang_s: float = 300.0
 
 
 @dataclass(frozen=True)

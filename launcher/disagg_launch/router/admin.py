@@ -1,5 +1,7 @@
 """What the gateway tells the router: POST /admin/drain, gone, undrain, remove {"worker": "host:port"}; GET /admin/workers and load.
 
+POST /admin/probe is in `trial`.
+
 `gone`: the process has ended, so whoever waits for it is served elsewhere at once. `drain`: no new requests, running ones go on.
 `undrain`: it is back, or to be used again; it is given requests as soon as its health page says 200.
 `undrain` with a "role" puts a worker in that the configuration does not name; `remove` takes one out for good, whatever it is at.

@@ -24,6 +24,7 @@ from disagg_launch.router.policies import Ask
 from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import JSON, Reply, Request
 from disagg_launch.router.splice import Ids, as_ids, dumps, loads
+from disagg_launch.router.trial import Trial
 
 COMPLETIONS, CHAT = b"/v1/completions", b"/v1/chat/completions"
 _COMPLETING = frozenset({COMPLETIONS, CHAT})
@@ -62,6 +63,7 @@ class App:
         self._door = config.front_door
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
         self.admin = Admin(fleet, self._door, siblings, load)
+        self._trial = Trial(fleet, flow)
         self._perf = Perf(fleet.table, config.perf_metrics_max_requests)
         self.access = AccessLog(self._door.access_log)
         self._loop = asyncio.get_running_loop()
@@ -90,6 +92,9 @@ class App:
         try:
             if path in _COMPLETING and request.port != admin_port:
                 await self._complete(request, path, reply, number)
+            elif path == b"/admin/probe" and admin_port in (0, request.port):
+                self.admin.admit(request.headers.get(b"authorization", b""), request.peer)
+                await reply.whole(200, JSON, await self._trial.answer(bytes(request.body)))
             elif path.startswith(b"/admin/") and admin_port in (0, request.port):
                 await reply.whole(200, JSON, self.admin.answer(request, path[7:].decode("latin-1")))
             elif mount := mounts.get(path) or mounts.get(path[: path.find(b"/", 1) + 1]):

@@ -52,6 +52,9 @@ class Dispatch:
 
     async def take(self, role: str, exchange: Exchange) -> Worker:
         """A worker for this role, counted as busy with the exchange until `give_back`. Refused if there is none in time."""
+        if exchange.only is not None:
+            exchange.only[role].take(exchange.ask.tokens)
+            return exchange.only[role]
         worker = self._pick(role, exchange)
         if worker is None:
             return await self._wait(role, exchange)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, Mapping, NamedTuple, Optional, Protocol
 
 import orjson
 
@@ -17,6 +17,7 @@ from disagg_launch.router.workers import Worker
 class Exchange:
     """`body` is the client's JSON object; `extra` are header lines for the workers. Times are of the event loop's clock, in seconds.
 
+    `only`: the worker of each role that it has to go to, whatever state that is in.
     `kept` is what the client was sent by the present generation worker, `prompt_ids` the prompt as the context worker read it.
     """
 
@@ -40,6 +41,7 @@ class Exchange:
     failed: tuple[Worker, ...] = ()
     kept: Optional[Kept] = None
     prompt_ids: Any = None
+    only: Optional[Mapping[str, Worker]] = None
 
 
 @dataclass(slots=True)

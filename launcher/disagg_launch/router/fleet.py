@@ -158,4 +158,4 @@ def row(worker: Worker) -> dict[str, Any]:
     host, _, port = worker.url.rpartition(":")
     name = worker.worker_id or worker.url
     told = {"worker_id": name, "host": host, "port": int(port), "role": ROLE_IDS[worker.role]}
-    return {**told, "state": worker.state.value, "active": worker.active}
+    return {**told, "state": worker.state.value, "active": worker.active, "completed": worker.completed, "streamed": worker.pool.streamed}

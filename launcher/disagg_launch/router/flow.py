@@ -55,6 +55,11 @@ class Flow:
     async def stop(self) -> None:
         """Nothing more will be asked."""
 
+    async def through(self, exchange: Exchange, sink: Sink) -> None:
+        """Answer an exchange of both hops, once, by the workers that it names. WorkerFailed or Refused."""
+        number = exchange.number = mint()
+        await (self._both if self._at_once else self._in_turn)(exchange, number, sink)
+
     async def _resume(self, exchange: Exchange, sink: Sink, failure: WorkerFailed) -> None:
         """Go on where the stream broke off, through a fresh prefill of prompt and answer so far."""
         rest = go_on(exchange, sink) if self._door.resume else None

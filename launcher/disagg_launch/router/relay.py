@@ -80,6 +80,7 @@ class Relay:
         self._before = now
         self._last = data
         self._metrics.tokens += data.count(_EVENT)
+        self._connection.pool.streamed += 1
         kept = self._kept
         if kept.size < KEEP_BYTES:
             kept.pieces.append(data)

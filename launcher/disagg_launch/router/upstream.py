@@ -205,13 +205,14 @@ class Connection(asyncio.Protocol):
 class Pool:
     """The connections to one worker at `host:port`: the youngest idle one first, as many as there are requests.
 
-    `heard` becomes True with every byte from the worker: it is alive, whatever its health page says.
+    `heard` becomes True with every byte from the worker: it is alive, whatever its health page says. `streamed` counts pieces of streams.
     """
 
     def __init__(self, url: str, connect_timeout_s: float = 2.0) -> None:
         host, _, port = url.rpartition(":")
         self.url = url
         self.heard = False
+        self.streamed = 0
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
         self._address = (host.strip("[]"), int(port))
         self._connect_timeout_s = connect_timeout_s

@@ -10,6 +10,7 @@ Always there: `at` (unix seconds), `t` (seconds since the gateway began), `event
     restart     life (the coming one), pause_s
     router      stage "open"
     proof       ok, context, generation (the pair)
+    suspect     ok (false: it does not answer, true: it answers again), life
     change      what `scale` did, in text
     autoscale   what the policy wished and what came of it, in text
     verdict     state, code, instance (the first to blame)

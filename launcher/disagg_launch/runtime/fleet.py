@@ -86,6 +86,8 @@ class Fleet:
         child = await self.nursery.start(start.step, start.argv, self.run, environ, self._hearer(start))
         self.children[start.step] = child
         child.watcher = asyncio.ensure_future(self._await_step(start, child))
+        for name in start.instances:
+            self._changed(name)
 
     async def leave_lost_hosts(self, start: Start, environ: Mapping[str, str], resting: Collection[str]) -> List[int]:
         """Bind those nodes of a step whose hosts are lost to spare ones; their numbers. BackendRefused when there is no spare."""

@@ -33,11 +33,13 @@ from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.opening import Opening
 from disagg_launch.runtime.ports import Holding
+from disagg_launch.runtime.proof import Proof
 from disagg_launch.runtime.readiness import FAILED, READY, Verdict
 from disagg_launch.runtime.record import Record
 from disagg_launch.runtime.repair import Repair
 from disagg_launch.runtime.reports import Reports, is_loopback, short
 from disagg_launch.runtime.scaling import Scaling
+from disagg_launch.runtime.vigil import Vigil
 from disagg_launch.runtime.vitals import Vitals
 
 STOPPED = "stopped"
@@ -78,6 +80,7 @@ class Gateway:
         """Run the deployment until it is stopped or fails; the exit status."""
         self.loop = asyncio.get_running_loop()
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
+        self.proof = Proof(self)
         reports = Reports(self.fleet, self.events, self.life, lambda: self.state, self._stop_asked, self.wake.set)
         reports.kinds.update({"change": self.scaling.change, "progress": self.scaling.progress})
         fence_s = self.launch.policy.fence_s
@@ -132,6 +135,7 @@ class Gateway:
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
         self.spawn(self.autoscaler.run())
+        self.spawn(Vigil(self).run())
         while True:
             verdict = self.interrupted() or self.repair.verdict()
             if verdict is not None:
@@ -143,7 +147,8 @@ class Gateway:
 
     def _changed(self, name: str) -> None:
         self.lookout.nudge(name)
-        if self.fleet.router.ended if name == ROUTER else self.fleet.records[name].ended:
+        one = self.fleet.router if name == ROUTER else self.fleet.records[name]
+        if one.ended or (one.started and not one.steps):
             self.wake.set()
 
     def _signalled(self, number: int) -> None:

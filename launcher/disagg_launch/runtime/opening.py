@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import allocation, bootstrap
@@ -54,8 +55,28 @@ class Opening:
         if verdict.state == READY:
             verdict = await self._until_up([*instances, self._fleet.router])
         if verdict.state == READY:
+            verdict = await self._proved()
+        if verdict.state == READY:
             self._opened()
         return verdict
+
+    async def _proved(self) -> Verdict:
+        """What the proof says, or what goes wrong meanwhile."""
+        gateway = self._gateway
+        work = asyncio.ensure_future(gateway.proof.of_all())
+        work.add_done_callback(lambda _: gateway.wake.set())
+        while not work.done():
+            died = gateway.interrupted() or self._died()
+            if died is not None:
+                work.cancel()
+                return died
+            gateway.save()
+            await gateway.pause()
+        return work.result()
+
+    def _died(self) -> Optional[Verdict]:
+        ones = (*self._fleet.records.values(), self._fleet.router)
+        return judge([one.observed() for one in ones], 0, 1) if any(one.ended for one in ones) else None
 
     async def start_router(self) -> None:
         """The front door's process begins."""

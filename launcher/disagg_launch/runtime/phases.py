@@ -30,7 +30,7 @@ class Phase(NamedTuple):
 # TensorRT-LLM pull/5291, pull/7285, issues/7818, its HfWeightLoader and kvCacheManager. `reference` is ours.
 PATTERNS: Tuple[Tuple[str, str, str], ...] = (
     ("vllm, sglang", WEIGHTS, r"Loading (?:safetensors|pt|bin|npcache)[\w ]* shards: +(?P<percent>\d+)%"),
-    ("trtllm", WEIGHTS, r"Loading (?:safetensors |bin )?weights[\w ]*: +(?P<percent>\d+)%"),
+    ("trtllm", WEIGHTS, r"[Ll]oading (?:safetensors |bin )?weights[\w ]*: +(?P<percent>\d+)%"),
     ("vllm", GRAPHS, r"Capturing CUDA graph[^%|]*: +(?P<percent>\d+)%"),
     ("sglang", GRAPHS, r"Capturing batches[^%|]*: +(?P<percent>\d+)%"),
     ("reference", WEIGHTS, r"loading weights: (?P<done>\d+) of (?P<of>\d+) layers"),

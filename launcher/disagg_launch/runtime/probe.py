@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,29 @@ async def probe(host: str, port: int, path: str, patience_s: float) -> Seen:
 
 async def post(host: str, port: int, path: str, message: Dict[str, Any], token: str, patience_s: float) -> Seen:
     """What POST of a JSON message answers within `patience_s`; never raises."""
-    body = json.dumps(message).encode()
+    seen, _ = await ask(host, port, path, message, token, patience_s)
+    return seen
+
+
+async def ask(host: str, port: int, path: str, message: Optional[Mapping[str, Any]], token: str, patience_s: float) -> Tuple[Seen, Any]:
+    """As `post`, and the JSON that was answered, None if it is none; a GET if there is no message."""
+    body = b"" if message is None else json.dumps(message).encode()
+    verb = "GET" if message is None else "POST"
+    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
+        f"{verb} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n{bearer}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    return await _ask(host, port, head.encode() + body, path, patience_s)
+    answer = bytearray()
+    seen = await _ask(host, port, head.encode() + body, path, patience_s, answer)
+    try:
+        return seen, json.loads(answer.partition(b"\r\n\r\n")[2])
+    except ValueError:
+        return seen, None
 
 
-async def _ask(host: str, port: int, request: bytes, path: str, patience_s: float) -> Seen:
+async def _ask(host: str, port: int, request: bytes, path: str, patience_s: float, rest: Optional[bytearray] = None) -> Seen:
+    """What came back; what follows the first line goes into `rest` if it is wanted."""
     writer: Optional[asyncio.StreamWriter] = None
     try:
         reader, opened = await asyncio.wait_for(asyncio.open_connection(host, port), patience_s)
@@ -45,6 +59,8 @@ async def _ask(host: str, port: int, request: bytes, path: str, patience_s: floa
         writer.write(request)
         words = (await asyncio.wait_for(reader.readline(), patience_s)).split(None, 2)
         status = int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit() else 0
+        if rest is not None:
+            rest += await asyncio.wait_for(reader.read(), patience_s)
         return Seen(status, True, f"{path} answers {status}" if status else f"what listens on port {port} does not speak HTTP")
     except asyncio.TimeoutError:
         return Seen(0, writer is not None, f"no answer from {host}:{port} within {patience_s:g} s")

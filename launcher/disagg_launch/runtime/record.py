@@ -58,7 +58,7 @@ class Record:
         self.code = WorkerDied.exit_code
         self.refusal, self.refusal_code = "", 0
         self.progress = Progress()
-        self.proved = self.routed = self.far = False
+        self.proved = self.routed = self.far = self.suspect = False
         self.steps: Dict[Optional[int], Step] = {}
         self.tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
 
@@ -178,6 +178,7 @@ class Record:
             "detail": seen.detail,
             "last_line": seen.last_line,
             "ended": self.ended,
+            "suspect": self.suspect,
             "restarts": max(0, self.starts - 1),
             "log": self.log_path,
             "ranks": [self._rank(r) for r in self.ranks],

@@ -50,6 +50,8 @@ class Repair:
         self._gateway.events.tell("restart", one.ended, one.name, life=one.starts + 1, pause_s=pause_s)
         if one is not self._fleet.router:
             await self.tell_router(one, "gone")
+            if self._gateway.launch.router.proves == "pairs":
+                await self.tell_router(one, "drain")  # so that its health alone does not bring it back, but a proof
             # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
             self._gateway.desk.tell_leases({"stop": True}, one.name)
             await self._fleet.end_step(self._fleet.step_of[one.name], self._gateway.environ(), self._gateway.hasten)
@@ -103,10 +105,14 @@ class Repair:
             await asyncio.sleep(processes.POLL_S)
 
     async def _back(self, one: Record) -> None:
-        """It is healthy: requests may be sent to it."""
+        """It is healthy: requests may be sent to it, once it is proved. One that cannot be has ended."""
         if one is self._fleet.router:
             self._gateway.events.tell("router", "the front door is open again", one.name, stage="open")
         else:
+            why = await self._gateway.proof.of_one(one)
+            if why:
+                one.end(f"healthy after its restart, but {why}", self._gateway.loop.time())
+                return
             await self.tell_router(one, "undrain")
         one.routed = True
         self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")

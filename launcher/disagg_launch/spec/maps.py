@@ -132,6 +132,11 @@ class Readiness(Closed):
     """From start to ready, and up to four times as long as a late instance gets on; left out: reckoned from engine, nodes and weights."""
     stall_s: Positive = 300.0
     """An instance that does not get on for so long is given up; three times as long if it still uses the processor."""
+    prove: Literal["auto", "pairs", "cover", "none"] = "auto"
+    """Tokens through the router before ready, over: every pair of a context and a generation instance; every instance once; no pair. auto:
+    every pair if there are at most 16, otherwise every instance once."""
+    prove_s: Positive = 120.0
+    """Patience with each pair."""
     interval_s: Positive = 0.5
     """Between two probes of one instance."""
     probe_s: Positive = 2.0
@@ -151,6 +156,8 @@ class Restart(Closed):
     """Between asking a process to end and killing it."""
     fence_s: Positive = 30.0
     """A node not heard of for so long is lost: its workers end themselves, and their instance may start elsewhere."""
+    hang_s: Seconds = 300.0
+    """An instance that lives but answers nothing for so long counts as dead: no request finished, no token on demand. 0: never."""
 
 
 class Scaled(Closed):
