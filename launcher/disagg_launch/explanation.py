@@ -9,7 +9,7 @@ from typing import Any
 from disagg_launch.runtime import causes, chronicle, verdict
 from disagg_launch.runtime.causes import JOB
 from disagg_launch.runtime.readiness import FAILED
-from disagg_launch.runtime.signs import LATER
+from disagg_launch.runtime.sieve import LATER
 from disagg_launch.runtime.verdict import BLANK, Told
 from disagg_launch.watch.state import LIVING, status
 

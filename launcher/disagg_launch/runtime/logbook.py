@@ -6,10 +6,9 @@ logs of a run have one clock, the gateway's; the clocks of the nodes, and what e
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from typing import BinaryIO, Iterator, NamedTuple, Tuple
+from typing import BinaryIO, NamedTuple, Tuple
 
 _STAMPED = re.compile(rb"(?:\[([^\]\s]*)\] )?(\d{4}-\d\d-\d\dT[\d:.]+Z) ?|# \S+ plan \S+ start \d+ at (\d{4}-\d\d-\d\dT[\d:.]+Z)$")
 HEADER = "# "
@@ -76,23 +75,6 @@ def stamp_before(file: BinaryIO, at: int, block_bytes: int = 65536) -> str:
     file.seek(begin)
     lines = file.read(at - begin).split(b"\n")
     return next((found for found in (line(raw).stamp for raw in reversed(lines)) if found), "")
-
-
-def lines_between(path: str, since: str, until: str, limit_bytes: int) -> Iterator[Line]:
-    """The lines of the last life that arrived from `since` to `until` (stamps, both included), at most the first `limit_bytes` of them.
-
-    Nothing when there is no such log. A line without a stamp has that of the line before it.
-    """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        file.seek(offset_at(file, since))
-        stamp, left = "", limit_bytes
-        for raw in file:
-            left -= len(raw)
-            one = line(raw.rstrip(b"\r\n"))
-            stamp = one.stamp or stamp
-            if stamp > until or left < 0:
-                return
-            yield one._replace(stamp=stamp)
 
 
 def _stamped_from(file: BinaryIO, at: int) -> Tuple[int, str]:

@@ -11,12 +11,11 @@ import re
 import time
 from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from disagg_launch.runtime import causes, logbook
+from disagg_launch.runtime import causes, sieve
 from disagg_launch.runtime.causes import END, Cause
 from disagg_launch.runtime.chronicle import End, Story, stamp
-from disagg_launch.runtime.levels import ERROR, continues, level_of
-from disagg_launch.runtime.logbook import Line
 from disagg_launch.runtime.readiness import UP
+from disagg_launch.runtime.sieve import Telling
 
 LOOK_BACK_S = 660.0
 """An error may show so long before anybody ends: NCCL's ranks wait 600 s for one that has failed."""
@@ -24,14 +23,12 @@ BURST_S = 15.0
 """An error that the catalogue does not know counts only when its instance ended so soon after it: engines go on after many."""
 SETTLE_S = 1.0
 """Lines that come so soon after an end belong to it: a launcher tells of it, and pipes are emptied."""
-ALL_BYTES, LEAST_BYTES = 64 << 20, 256 << 10
+ALL_BYTES, LEAST_BYTES = 512 << 20, 1 << 20
 """How much of the logs is read, all together and at least of each."""
 BUDGET_S = 4.0
 """How long that may take; then the logs of those that ended last stay unread, and the verdict says so."""
 SHOWN_LINES = 8
 LAUNCHER = "-"
-LATER = "~"
-"""Behind every stamp."""
 FOLLOWS = re.compile(r"step \S+ ended with (\S+)$")
 
 
@@ -50,7 +47,7 @@ class Evidence(NamedTuple):
 
     instance: str
     end: Optional[End]
-    lines: Tuple[Tuple[Line, Optional[Cause]], ...]
+    lines: Tuple[Telling, ...]
 
     def first_sign(self) -> Optional[Sign]:
         """None when nothing shows that it failed."""
@@ -99,9 +96,9 @@ def of_instance(run: str, name: str, end: Optional[End], since: str, until: str,
     """The evidence in the log of one instance's life that `end` ended, or of its last."""
     path = os.path.join(run, "logs", f"{name}.log")
     if end is None:
-        return Evidence(name, end, tuple(telling(logbook.lines_between(path, since, until, limit_bytes))))
+        return Evidence(name, end, tuple(sieve.telling(path, since, until, limit_bytes)))
     last = min(until, stamp(end.at + SETTLE_S))
-    return Evidence(name, end, tuple(telling(logbook.lines_between(path, since, last, limit_bytes), stamp(end.at))))
+    return Evidence(name, end, tuple(sieve.telling(path, since, last, limit_bytes, stamp(end.at))))
 
 
 def _since(story: Story) -> str:
@@ -111,7 +108,7 @@ def _since(story: Story) -> str:
 
 def with_launchers_words(found: List[Evidence]) -> List[Evidence]:
     """The launcher of a step of several instances speaks in the log of the first; its words belong to the one that ended the step."""
-    moved: Dict[str, List[Tuple[Line, Optional[Cause]]]] = {}
+    moved: Dict[str, List[Telling]] = {}
     out = []
     for one in found:
         follows = FOLLOWS.match(one.end.text) if one.end else None
@@ -120,21 +117,6 @@ def with_launchers_words(found: List[Evidence]) -> List[Evidence]:
             one = one._replace(lines=tuple(pair for pair in one.lines if pair[0].rank != LAUNCHER))
         out.append(one)
     return [one._replace(lines=tuple(sorted((*one.lines, *moved.get(one.instance, ())), key=lambda pair: pair[0].stamp))) for one in out]
-
-
-def telling(lines: Iterable[Line], ended: str = LATER) -> List[Tuple[Line, Optional[Cause]]]:
-    """The lines that are errors or have a cause, of the last life that began before `ended`, without frames of tracebacks."""
-    kept: List[Tuple[Line, Optional[Cause]]] = []
-    for one in lines:
-        if one.text.startswith(logbook.HEADER) and not one.rank and one.text.endswith(one.stamp):
-            if one.stamp > ended:
-                break
-            kept.clear()
-        elif not continues(one.text):
-            cause = causes.fits(one.text)
-            if cause or level_of(one.text) == ERROR:
-                kept.append((one, cause))
-    return kept
 
 
 def first_sign(evidence: Iterable[Evidence], preferred: str = "") -> Optional[Sign]:

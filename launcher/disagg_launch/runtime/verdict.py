@@ -20,7 +20,8 @@ from disagg_launch.runtime.causes import Cause
 from disagg_launch.runtime.chronicle import Story, seconds, stamp
 from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import FAILED
-from disagg_launch.runtime.signs import LATER, Evidence, Sign
+from disagg_launch.runtime.sieve import LATER
+from disagg_launch.runtime.signs import Evidence, Sign
 
 PATH = os.path.join("state", "verdict.json")
 GATEWAY, GATEWAY_LOG = "gateway", os.path.join("logs", "gateway.log")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from disagg_launch.runtime import verdict
+from disagg_launch.runtime import sieve, verdict
 from disagg_launch.runtime.chronicle import stamp
 
 T0 = 1_767_225_600.0
@@ -221,3 +221,30 @@ def test_words_for_people(scene):
     assert said[1] == "first errors, logs/ctx0.log:\n    OSError: [Errno 28] No space left on device"
     assert said[2].startswith("likely cause: a file system is full (DC") and said[3].startswith("what to do: free some space")
     assert verdict.one_line(told).startswith("ctx0 rank 0 on node0 (GPU 0) failed first: a file system is full (DC")
+
+
+def test_of_what_is_said_again_and_again_the_first_and_the_last_are_kept(scene):
+    scene.instance("ctx0", 0)
+    for k in range(1000):
+        scene.say(1 + k / 100, "ctx0", 0, f"ERROR request {k} was cancelled")
+        if k == 400:
+            scene.say(5.001, "ctx0", 0, "OSError: [Errno 28] No space left on device")
+    scene.end(11.0, "ctx0", rank=0)
+    found = sieve.telling(str(scene.run / "logs/ctx0.log"), stamp(T0), "~", 1 << 20)
+    texts = [one.text for one, _ in found]
+    assert (
+        len(texts) == 2 * sieve.KEPT + 1 and texts[0] == "ERROR request 0 was cancelled" and texts[-1] == "ERROR request 999 was cancelled"
+    )
+    assert [cause.name for _, cause in found if cause] == ["disk-full"]
+    # of a log that is too long the end counts
+    assert [one.text for one, _ in sieve.telling(str(scene.run / "logs/ctx0.log"), stamp(T0), "~", 200)][-1] == texts[-1]
+    assert scene.judged("ctx0")["cause_name"] == "disk-full"
+
+
+def test_lines_that_differ_in_numbers_only_are_one_kind_and_others_are_not():
+    line = f"[3] {stamp(T0)} ".encode()
+    kinds = [sieve.kind_of(line + text) for text in (b"OSError: [Errno 28] No space left", b"OSError: [Errno 98] Address already in use")]
+    assert [kind.tells for kind in kinds] == [True, True] and kinds[1].cause.name == "port-in-use"
+    assert sieve.kind_of(line + b"INFO 12 of 40 loaded") is sieve.kind_of(line + b"INFO 13 of 40 loaded")
+    assert not sieve.kind_of(line + b'  File "x.py", line 3').tells
+    assert sieve.kind_of(f"# ctx0 plan 0123456789ab start 1 at {stamp(T0)}".encode()).header
