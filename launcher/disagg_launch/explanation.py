@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from disagg_launch.errors import BadInput
 from disagg_launch.runtime import causes, chronicle, verdict
 from disagg_launch.runtime.causes import JOB
 from disagg_launch.runtime.readiness import FAILED
@@ -19,6 +20,8 @@ NOTHING_FAILED = "nothing has failed"
 
 def explanation(run: Path) -> Told:
     """What `explain` prints, with every key of state/verdict.json. `state` is "failed" only if there is something to explain."""
+    if not (run / "plan.json").exists():
+        raise BadInput(f"{run}: no run folder (it has no plan.json); name one that `disagg-launch up` or `submit` made, or a job's id")
     found = status(run)
     job = str(found.get("job", ""))
     written = read(run)

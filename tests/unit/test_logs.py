@@ -141,6 +141,18 @@ def test_following_a_name_that_is_not_in_the_plan_is_refused_at_once(tmp_path):
         list(merged(tmp_path / "nowhere", Wanted(), lambda: True))
 
 
+def test_the_latest_run_is_meant_when_none_is_named(run, tmp_path_factory, monkeypatch):
+    """As in `logs -f gen0`; a folder, or a job's id, in front of it is the run."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "runs").mkdir()
+    (elsewhere / "runs/latest").symlink_to(run)
+    monkeypatch.chdir(elsewhere)
+    for words in (["gen0"], ["runs/latest", "gen0"], [str(run), "gen0"]):
+        assert [line.split()[0] for line in CliRunner().invoke(command, words).output.splitlines()] == ["gen0", "gen0"], words
+    assert {line.split()[0] for line in CliRunner().invoke(command, []).output.splitlines()} == {"ctx0", "gen0", "gateway"}
+    assert "no log of gen7" in str(CliRunner().invoke(command, ["gen7"]).exception)
+
+
 def test_the_command_prints_plain_lines_into_a_pipe_and_json_if_asked(run):
     got = CliRunner().invoke(command, [str(run), "gen0"])
     assert got.output.splitlines()[1] == f"    gen0 [0] {at(4, 1)} WARNING 1 GPU is slow"

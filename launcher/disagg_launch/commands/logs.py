@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import resource
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from disagg_launch.commands.run import run_argument
+from disagg_launch.commands.run import LATEST, run_folder
 from disagg_launch.errors import BackendRefused
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ GRAVE = {"error": "red", "warning": "yellow"}
 
 
 @click.command()
-@run_argument
-@click.argument("instances", nargs=-1)
+@click.argument("words", nargs=-1, metavar="[RUN] [INSTANCES]...")
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until the run ends or Ctrl-C; also before it has begun.")
 @click.option("-n", "--last", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @click.option("--since", metavar="WHEN", help="Only from then on: 90s, 10m, 2h or 1d before the newest line, or a date and time.")
@@ -34,8 +34,7 @@ GRAVE = {"error": "red", "warning": "yellow"}
 @click.option("--rank", "ranks", multiple=True, metavar="R", help="Only what this rank of an instance says (-: its launcher); repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each line.")
 def logs(
-    run: pathlib.Path,
-    instances: tuple[str, ...],
+    words: tuple[str, ...],
     follow: bool,
     last: Optional[int],
     since: Optional[str],
@@ -45,10 +44,11 @@ def logs(
 ) -> None:
     """Print the logs of RUN [default: the latest] in the order of time; of INSTANCES (ctx0, 'gen*', router, gateway) only, if given.
 
-    Each line is in the order in which the gateway got it, by its clock, whichever node it came from.
+    RUN is a folder or a Slurm job's id. Each line is in the order in which the gateway got it, by its clock, whichever node it came from.
     """
     from disagg_launch import logs as merged
 
+    run, instances = _run_and_instances(words)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one file for each of hundreds of instances
     wanted = merged.Wanted(instances, ranks, level or "", merged.since(run, since) if since else "", last)
@@ -56,6 +56,13 @@ def logs(
     print_one = _as_json if as_json else _Coloured() if coloured else _plain
     for batch in merged.merged(run, wanted, _GoingOn(run) if follow else None, coloured or as_json):
         click.echo("\n".join(map(print_one, batch)))
+
+
+def _run_and_instances(words: tuple[str, ...]) -> tuple[pathlib.Path, tuple[str, ...]]:
+    """The run that the first word names, a folder or a job's id, or the latest; and the words behind it."""
+    if words and (words[0][:1].isdigit() or os.sep in words[0] or os.path.isdir(words[0])):
+        return run_folder(words[0]), words[1:]
+    return LATEST, words
 
 
 class _GoingOn:

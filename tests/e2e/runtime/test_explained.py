@@ -173,3 +173,5 @@ def test_what_was_never_started_says_so(play):
     run = play({"ctx0": ("serve",)})
     code, said = cli(run, "explain")
     assert code == 0 and said.startswith("rendered: nothing has been started here")
+    (run.run / "plan.json").unlink()
+    assert cli(run, "explain")[0] == 2
