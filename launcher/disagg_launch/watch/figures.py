@@ -27,6 +27,7 @@ class WorkerFigures(NamedTuple):
     active: int = 0
     requests: int = 0
     errors: int = 0
+    role: str = ""
 
 
 class Figures(NamedTuple):
@@ -77,7 +78,7 @@ _OF_WORKER = {"worker_active_requests": "active", "worker_requests_total": "requ
 
 def _note(found: dict[str, str | int], name: str, labels: dict[str, str], value: float) -> None:
     if name == "worker_state" and value:
-        found["state"] = labels["state"]
+        found["state"], found["role"] = labels["state"], labels.get("role", "")
     elif name in _OF_WORKER:
         found[_OF_WORKER[name]] = int(found.get(_OF_WORKER[name], 0)) + int(value)
 

@@ -22,7 +22,9 @@ GAP = "  "
 def grid(shot: Snapshot, width: int, hosts: bool) -> list[Text]:
     """A cell for each node, as many in a line as fit; `hosts` names them. Without hosts neighbours that look alike are one cell."""
     letters = _letters(shot)
-    cells = [(node, [letters.get((node["node"], gpu), (FREE, "dim")) for gpu in range(node["gpus"])]) for node in shot["nodes"]]
+    cells = [
+        (node, [letters.get((node["node"], gpu), (FREE, "dim")) for gpu in range(node["gpus"])]) for node in shot["nodes"] if node["gpus"]
+    ]
     if hosts:
         groups = [[cell] for cell in cells]
     else:

@@ -19,6 +19,9 @@ def lines(shot: Snapshot) -> Iterator[str]:
     width = max((len(one["name"]) for one in shot["instances"]), default=0)
     for one in shot["instances"]:
         yield f"  {one['name']:{width}} {_instance(one)}"
+    for other in shot["others"]:
+        words = (f"{key}={other[key]}" for key in ("active", "requests", "errors"))
+        yield f"  {other['url']} role={other['role']} worker={other['worker_state']} " + " ".join(words)
     if shot["verdict"]:
         yield clean(f"  verdict: {shot['verdict'].get('reason', '')}")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from disagg_launch.place.numbers import counted
 from disagg_launch.watch.grid import LEGEND, grid
 from disagg_launch.watch.keys import EVENTS, FROM_END, HELP, INSTANCES, KEYS, LOG, NODES, View, chosen, ordered
-from disagg_launch.watch.shape import InstanceRow, RouterRow, Snapshot
+from disagg_launch.watch.shape import InstanceRow, OtherRow, RouterRow, Snapshot
 from disagg_launch.watch.state import LIVING
 from disagg_launch.watch.words import by_stage, clean, number, pair, seconds, stage, trouble
 
@@ -67,7 +67,11 @@ def _head(shot: Snapshot) -> Iterator[Text]:
     if shot["verdict"]:
         yield from _verdict(shot["verdict"])
     ready = f"; ready after {seconds(shot['ready_s'])}" if shot["ready_s"] is not None else ""
-    yield Text(f"{counted(len(shot['instances']), 'instance')}: {by_stage(shot['instances'])}{ready}")
+    others = f"; {counted(len(shot['others']), 'server')} of others" if shot["others"] else ""
+    ours = (
+        f"{counted(len(shot['instances']), 'instance')}: {by_stage(shot['instances'])}" if shot["instances"] else "no instances of its own"
+    )
+    yield Text(f"{ours}{others}{ready}")
     if shot["answers"]:
         yield from _router(shot["router"])
     elif shot["state"] in LIVING:
@@ -110,11 +114,11 @@ def _overview(shot: Snapshot, view: View, width: int, room: int) -> list[Text]:
     """The table of instances, and below it as much of the map and of what happened as there is room for."""
     rows = ordered(shot, view.sort)
     table = [_headings(width), *(_row(one, one is chosen(view, shot), width) for one in rows)]
-    picture = grid(shot, width, hosts=False)
+    others, picture = [_other(one) for one in shot["others"]], grid(shot, width, hosts=False)
     told = [one for one in shot["events"] if one.get("event") != "stage" or one.get("rank") is None]  # ranks go with their instances
     events = [Text(_event(one, shot), style="dim") for one in told[-4:]]
     spare = room - min(len(table), max(FEWEST_ROWS + 1, room // 2))
-    below: list[Text] = []
+    below = others[:spare]
     for part in (picture, events):
         if part and len(below) + len(part) + 1 <= spare:
             below += [Text(), *part]
@@ -144,6 +148,12 @@ def _row(one: InstanceRow, is_chosen: bool, width: int) -> Text:
         colour = TROUBLE[trouble(one)] if name in ("stage", "worker") else "red" if name == "errs" and one["errors"] else ""
         line.append("  " * (place > 0)).append(_fit(show(one), size, right), style=colour)
     return line.append("  " + _said(one), style="dim") if width > WIDE else line
+
+
+def _other(one: OtherRow) -> Text:
+    """A row for a server that somebody else started, in the columns of the instances."""
+    counts = (number(one[key]).rjust(size) for key, size in (("active", 6), ("requests", 6), ("errors", 5)))  # type: ignore[literal-required]
+    return Text("  " + "  ".join((one["url"][:26].ljust(26), one["worker_state"].ljust(8), *counts)))
 
 
 def _about(one: Optional[InstanceRow]) -> Text:

@@ -57,6 +57,17 @@ class InstanceRow(TypedDict):
     ranks: list[RankRow]
 
 
+class OtherRow(TypedDict):
+    """A server that the router uses and this deployment did not start; `url` is "host:port"."""
+
+    url: str
+    role: str
+    worker_state: str
+    active: int
+    requests: int
+    errors: int
+
+
 class Spread(TypedDict):
     """The middle and the slow end of what was observed, seconds, and how many observations there were; None without any."""
 
@@ -121,6 +132,7 @@ class Snapshot(TypedDict):
     answers: bool
     nodes: list[Node]
     instances: list[InstanceRow]
+    others: list[OtherRow]
     router: RouterRow
     events: list[dict[str, Any]]
     verdict: Optional[dict[str, Any]]

@@ -10,7 +10,7 @@ from disagg_launch.plan import Instance, Plan
 from disagg_launch.watch import figures as pages
 from disagg_launch.watch.figures import Figures, WorkerFigures
 from disagg_launch.watch.happened import Happened, Standing
-from disagg_launch.watch.shape import SCHEMA, InstanceRow, Node, RankRow, RouterRow, Snapshot, Spread
+from disagg_launch.watch.shape import SCHEMA, InstanceRow, Node, OtherRow, RankRow, RouterRow, Snapshot, Spread
 
 SHOWN_EVENTS = 50
 ENDED, RESTING, STOPPED = "ended", "resting", "stopped"
@@ -52,6 +52,7 @@ def snapshot(known: Known, at: float, before: Optional[Snapshot] = None) -> Snap
         "answers": known.figures is not None,
         "nodes": _nodes(plan, known.hosts),
         "instances": [_instance(known, one, rows.get(one.name, {}), at) for one in plan.instances],
+        "others": _others(known),
         "router": router,
         "events": list(known.happened.last)[-SHOWN_EVENTS:],
         "verdict": known.verdict,
@@ -146,6 +147,17 @@ def _ranks(known: Known, one: Instance, row: Mapping[str, Any], stage: str) -> l
             }
         )
     return out
+
+
+def _others(known: Known) -> list[OtherRow]:
+    """Servers that run already, or that came by discovery."""
+    ours = {one.get("url", "").removeprefix("http://") for one in known.status.get("instances", ())}
+    workers = known.figures.workers.items() if known.figures else ()
+    return [
+        {"url": url, "role": one.role, "worker_state": one.state, "active": one.active, "requests": one.requests, "errors": one.errors}
+        for url, one in workers
+        if url not in ours
+    ]
 
 
 def _router(row: Mapping[str, Any], figures: Optional[Figures]) -> RouterRow:

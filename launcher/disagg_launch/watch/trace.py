@@ -80,10 +80,10 @@ def trace(plan: Plan, events: Sequence[Event], first_token_at: Optional[float] =
     life = events[begins[-1] :]
     began_at = life[0]["at"] - life[0]["t"]
     instances = tuple(_instance(plan, one.name, one.role, life) for one in plan.instances)
-    known = [one for one in instances if one.own_s is not None]
-    slowest = max(known, key=lambda one: one.own_s or 0.0, default=None)
     phases = _phases(life, instances, first_token_at - began_at if first_token_at and first_token_at >= began_at else None)
     opened = next((phase.at_s for phase in phases if phase.name == OPEN), None)
+    known = [one for one in instances if one.own_s is not None and (opened is None or (one.healthy_s or 0.0) <= opened)]
+    slowest = max(known, key=lambda one: one.own_s or 0.0, default=None)
     overhead_s = opened - (slowest.own_s or 0.0) if opened is not None and slowest else None
     ended_s = next((one["t"] for one in life if one["event"] == "stopped"), None)
     return Trace(plan.name, plan.digest, began_at, phases, instances, _marks(life), overhead_s, slowest.name if slowest else "", ended_s)
@@ -120,25 +120,31 @@ def _ranks(plan: Plan, name: str, mine: Sequence[Event]) -> tuple[RankUp, ...]:
 
 
 def _phases(life: Sequence[Event], instances: Sequence[Instance], first_token_s: Optional[float]) -> tuple[Phase, ...]:
-    """The phases that are over, in the order of time."""
+    """The phases that are over, in the order of time. Instances that were added after the router was open are not waited for."""
+    opened = next((one["t"] for one in life if one["event"] == "router" and one.get("stage") == "open"), None)
+    ones = [one for one in instances if opened is None or (one.spans and one.spans[0].from_s <= opened)]
     reached = [(one["t"], one["event"], "") for one in life if one["event"] in (SUBMITTED, ALLOCATED)]
     reached.append((life[0]["t"], BEGUN, ""))
-    opened = next((one["t"] for one in life if one["event"] == "router" and one.get("stage") == "open"), None)
-    starts = [(one.spans[0].from_s, one.name) for one in instances if one.spans]
-    if len(starts) == len(instances):
-        reached += [(t, STEPS, who) for t, who in [max(starts, default=(0.0, ""))]]
-    ups = [[(up.at_s, f"rank {up.rank.rank} of {one.name}") for up in one.ranks] for one in instances]
-    if all(ups):
-        reached += [(t, RANKS, who) for t, who in [max((up for of_one in ups for up in of_one), default=(0.0, ""))]]
-    healthy = [(one.healthy_s, one.name) for one in instances if one.healthy_s is not None]
-    if len(healthy) == len(instances):
-        reached += [(t, HEALTHY, who) for t, who in [max(healthy, default=(0.0, ""))]]
-    proofs = [one["t"] for one in life if one["event"] == "proof" and one.get("ok") and (opened is None or one["t"] <= opened)]
+    reached += _last(STEPS, [(one.spans[0].from_s, one.name) if one.spans else None for one in ones])
+    reached += _last(
+        RANKS, [max((up.at_s, f"rank {up.rank.rank} of {one.name}") for up in one.ranks) if one.ranks else None for one in ones]
+    )
+    reached += _last(HEALTHY, [(one.healthy_s, one.name) if one.healthy_s is not None else None for one in ones])
     if opened is not None:
-        reached += [(max(proofs), PROVED, "")] if proofs else []
+        proofs = [one["t"] for one in life if one["event"] == "proof" and one.get("ok") and one["t"] <= opened]
+        reached += _last(PROVED, [(t, "") for t in proofs])
         reached.append((opened, OPEN, ""))
         reached += [(first_token_s, FIRST_TOKEN, "")] if first_token_s is not None and first_token_s >= opened else []
     return _lasting(reached)
+
+
+def _last(name: str, arrivals: Sequence[Optional[tuple[float, str]]]) -> list[tuple[float, str, str]]:
+    """The phase, which the last of all reaches; nothing if somebody has not come yet, or there is nobody."""
+    there = [one for one in arrivals if one is not None]
+    if not there or len(there) < len(arrivals):
+        return []
+    at_s, who = max(there)
+    return [(at_s, name, who)]
 
 
 def _lasting(reached: list[tuple[float, str, str]]) -> tuple[Phase, ...]:

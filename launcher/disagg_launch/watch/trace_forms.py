@@ -18,7 +18,15 @@ def lines(made: Trace, every: bool = False) -> Iterator[str]:
     yield ""
     rows = [[phase.name, _s(phase.at_s), _s(phase.took_s), phase.last] for phase in made.phases]
     yield from _table(["phase", "reached", "took", "last to come"], rows, left=(0, 3))
-    yield ""
+    if made.instances:
+        yield ""
+        yield from _instances(made, every)
+    if made.overhead_s is not None:
+        yield ""
+        yield f"the launcher's own share: {made.overhead_s:.2f} s, which is to the open router, less {made.slowest}'s own time"
+
+
+def _instances(made: Trace, every: bool) -> Iterator[str]:
     ordered = sorted(made.instances, key=lambda one: (one.healthy_s is None, one.healthy_s or 0.0))
     shown = ordered if every else ordered[-SHOWN:]
     stages = list(dict.fromkeys(span.stage for one in ordered for span in one.spans if span.life == 1))
@@ -26,9 +34,6 @@ def lines(made: Trace, every: bool = False) -> Iterator[str]:
     yield from _table(["instance", *stages, "own time"], [_row(one, stages) for one in shown], left=(0,))
     if len(shown) < len(ordered):
         yield f"and {counted(len(ordered) - len(shown), 'instance')} before them (--all shows all)"
-    if made.overhead_s is not None:
-        yield ""
-        yield f"the launcher's own share: {made.overhead_s:.2f} s, which is to the open router, less {made.slowest}'s own time"
 
 
 def _row(one: Instance, stages: Sequence[str]) -> list[str]:

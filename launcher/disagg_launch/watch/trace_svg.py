@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from disagg_launch.layouts.colours import variables
 from disagg_launch.place.numbers import counted
-from disagg_launch.watch.trace import FIRST_TOKEN, HEALTHY, Instance, Phase, Trace
+from disagg_launch.watch.trace import FIRST_TOKEN, HEALTHY, OPEN, Instance, Phase, Trace
 
 EDGE, HEAD, LEGEND, AXIS = 16, 58, 26, 24
 MARGIN, WIDE, RIGHT = 104, 720, 130
@@ -75,7 +75,9 @@ def picture(made: Trace) -> str:
 
 def _range(made: Trace) -> tuple[float, float]:
     """From the first phase to the last; a first token that nobody asked for until much later would squeeze all else together."""
-    ends = [phase.at_s for phase in made.phases if phase.name != FIRST_TOKEN] + [one.healthy_s or 0.0 for one in made.instances]
+    ends = [phase.at_s for phase in made.phases if phase.name != FIRST_TOKEN]
+    if OPEN not in [phase.name for phase in made.phases]:
+        ends += [one.healthy_s or 0.0 for one in made.instances]  # later ones were added to it
     from_s, to_s = min([0.0, *ends]), max(ends, default=0.0)
     first = next((phase.at_s for phase in made.phases if phase.name == FIRST_TOKEN), to_s)
     return from_s, max(first if first - from_s <= LONGEST * (to_s - from_s) else to_s, from_s + 0.1)

@@ -174,7 +174,7 @@ def test_what_those_who_watch_read_off_the_page(play: Any) -> None:
             while (now := figures.read((await c.get("/metrics")).body.decode())).values["requests_in_flight"]:
                 await asyncio.sleep(0.01)
             assert now.values["requests_queued"] == 0
-            assert now.workers[c.gen[0].url]._replace(requests=0) == ("ready", 0, 0, 0)
+            assert now.workers[c.gen[0].url]._replace(requests=0) == ("ready", 0, 0, 0, "generation")
 
     play(scene)
 

@@ -22,7 +22,7 @@ def plan_of(ctx: int, gen: int, gpus_per_node: int = 8) -> Plan:
         ranks += [Rank(first + k, name, role, k, k, 0, (first + k) // gpus_per_node, (first + k) % gpus_per_node) for k in range(size)]
         nodes = tuple(dict.fromkeys(r.node for r in ranks[first:]))
         instances.append(Instance(name, role, first, size, nodes, 8001 + number))
-    return Plan("fleet", ranks[-1].node + 1, gpus_per_node, tuple(instances), tuple(ranks)).sealed()
+    return Plan("fleet", ranks[-1].node + 1 if ranks else 1, gpus_per_node, tuple(instances), tuple(ranks)).sealed()
 
 
 def status_of(plan: Plan, state: str = "ready", **rows: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan, Rank
 from disagg_launch.router.workers import State
 from disagg_launch.watch import figures
 from disagg_launch.watch.happened import EventLog, Happened
+from disagg_launch.watch.keys import View
 from disagg_launch.watch.look import Look
+from disagg_launch.watch.plain import lines
+from disagg_launch.watch.screen import screen
 from disagg_launch.watch.shape import Snapshot
 from disagg_launch.watch.snapshot import Known, snapshot
 
@@ -82,6 +85,15 @@ def test_plan_status_and_router_come_together_in_one_row() -> None:
     assert [(r["stage"], r["pid"]) for r in gen0["ranks"]] == [("scheduled", 0)] * 2
     assert (made["router"]["in_flight"], made["router"]["queued"]) == (3, 1)
     assert made["nodes"] == [{"node": 0, "host": "a", "gpus": 4}, {"node": 1, "host": "b", "gpus": 4}]
+
+
+def test_servers_that_somebody_else_started_are_shown_too() -> None:
+    workers = [worker("127.0.0.1:8001", CONTEXT), worker("far:9000", GENERATION, State.DRAINING, active=2, requests=5, errors=1)]
+    made = snapshot(known(figures=figures.read(page(workers=workers))), 110.0)
+    other = {"url": "far:9000", "role": GENERATION, "worker_state": "draining", "active": 2, "requests": 5, "errors": 1}
+    assert made["others"] == [other]
+    assert "  far:9000                    draining       2       5      1" in [line.plain for line in screen(made, View(), 80, 24)]
+    assert "  far:9000 role=generation worker=draining active=2 requests=5 errors=1" in list(lines(made))
 
 
 def test_who_ended_or_rests_is_shown_so() -> None:

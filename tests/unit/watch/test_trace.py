@@ -72,6 +72,25 @@ def test_a_proof_is_a_phase_and_so_is_only_the_last_before_the_router_opens() ->
     assert [(p.name, p.at_s) for p in made.phases][-2:] == [("proved", 3.3), ("router open", 3.5)]
 
 
+def test_who_is_added_later_is_no_part_of_the_start_up() -> None:
+    before, plan = plan_of(1, 1), plan_of(1, 2)
+    late = [told(t, "stage", "gen1", stage=stage, life=1) for t, stage in ((60.0, "started"), (61.0, "role taken"), (65.0, "healthy"))]
+    made = trace(plan, [*start_up(before), *late])
+    assert made is not None
+    assert [(p.name, p.at_s, p.last) for p in made.phases if p.last] == [
+        ("steps started", 0.1, "gen0"),
+        ("ranks up", 0.4, "rank 2 of gen0"),
+        ("healthy", 2.0, "gen0"),
+    ]
+    assert made.instances[2].own_s == 4.0 and made.slowest == "gen0"
+
+
+def test_without_instances_only_the_router_is_waited_for() -> None:
+    made = trace(plan_of(0, 0), [told(0.0, "begun"), told(2.0, "router", "router", stage="open")])
+    assert made is not None and [p.name for p in made.phases] == ["gateway begun", "router open"]
+    assert list(trace_forms.lines(made))[-1].startswith("router open") and "</svg>" in trace_svg.picture(made)
+
+
 def test_what_is_not_over_is_not_a_phase() -> None:
     plan = plan_of(2, 1)
     events = [one for one in start_up(plan, opened=False) if not (one.get("stage") == "healthy" and one["instance"] == "gen0")]
