@@ -49,6 +49,7 @@ class Worker:
     `stacks`: name of the signal upon which the engine writes the stacks of its threads to its log, "" for none.
     `followers`: further words for every task but the instance's first.
     `world`: which ranks the engine wants to find in its MPI world: the "instance"'s own, all of the "plan", or "" (it does not look).
+    `needs`: programs that the command starts in its turn, looked for on the node too.
     `apart`: why the instance's nodes have to be machines of their own; "" if they need not.
     """
 
@@ -64,6 +65,7 @@ class Worker:
     followers: tuple[Text, ...] = ()
     world: str = ""
     apart: str = ""
+    needs: tuple[str, ...] = ()
     stacks: str = ""
 
 
@@ -225,7 +227,10 @@ def from_json(text: str) -> Launch:
         digest=raw["digest"],
         backend=raw["backend"],
         starts=tuple(Start(**{**s, **{k: tuple(s[k]) for k in ("instances", "argv", "stop", "lost", "release")}}) for s in raw["starts"]),
-        workers=tuple(Worker(**{**_texts(w), "unset": tuple(w["unset"]), "followers": _words(w["followers"])}) for w in raw["workers"]),
+        workers=tuple(
+            Worker(**{**_texts(w), "unset": tuple(w["unset"]), "needs": tuple(w["needs"]), "followers": _words(w["followers"])})
+            for w in raw["workers"]
+        ),
         router=Router(**{**_texts(raw["router"]), "stop": tuple(raw["router"]["stop"]), "metrics": _text(raw["router"]["metrics"])}),
         files={k: _text(v) for k, v in raw["files"].items()},
         readiness=Readiness(**raw["readiness"]),

@@ -68,7 +68,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     environ["SLURM_NTASKS"] = str(instance.size)
     environ["TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR"] = ("tcp://127.0.0.1:", ports.ipc(plan, instance))
     argv = (wrapper(spec), *serve_argv(spec, plan, instance))
-    return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="instance")
+    return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="instance", needs=(program(spec),))
 
 
 def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:

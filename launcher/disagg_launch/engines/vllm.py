@@ -60,6 +60,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         visible=NODE,
         followers=followers,
         apart=APART if through_ray else "",
+        needs=(program(spec),) if through_ray else (),
     )
 
 
@@ -67,7 +68,7 @@ def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
     """`vllm serve MODEL ...` without what several nodes need."""
     section = spec.section(instance.role)
     tp, pp = shape(plan, instance.name)
-    argv: list[Text] = [spec.engine.program or "vllm", "serve", section.model or spec.model or "", "--host", (Ref("host"),)]
+    argv: list[Text] = [program(spec), "serve", section.model or spec.model or "", "--host", (Ref("host"),)]
     argv += ["--port", (Ref("port"),), "--tensor-parallel-size", str(tp)]
     for flag, size in (
         ("--pipeline-parallel-size", pp),
@@ -78,6 +79,11 @@ def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:
     argv += ["--kv-transfer-config", json_text(kv_transfer(spec, plan, instance))]
     own = {k: v for k, v in section.engine_keys.items() if k != KV_TRANSFER}
     return (*argv, *flags.words(own, negative="no-"), *spec.engine.args)
+
+
+def program(spec: Spec) -> str:
+    """vllm."""
+    return spec.engine.program or "vllm"
 
 
 def kv_transfer(spec: Spec, plan: Plan, instance: Instance) -> dict[str, Any]:

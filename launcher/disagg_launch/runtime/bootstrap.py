@@ -55,7 +55,7 @@ def main(run: str, launcher: str, step: str, digest: str, environ: Mapping[str, 
         visible = _gpus(role, environ)
         _check_port(role)
         command, variables = command_of(role, environ, visible)
-        program = _program(command[0], variables)
+        program, *_ = [_program(name, variables) for name in (command[0], *role.worker.needs)]
     except DisaggError as refusal:
         _tell_refusal(environ, token, {"kind": "refusal", "step": step, "why": str(refusal), "code": refusal.exit_code})
         raise

@@ -14,8 +14,8 @@ from engine_view import EXAMPLES, planned
 from disagg_launch import render
 
 
-def became(run: Path, step: str, task: int, tasks: int, digest: str) -> list[str]:
-    """The words of one task, the environment's interesting part last."""
+def task_of(run: Path, step: str, task: int, tasks: int, digest: str) -> subprocess.CompletedProcess[str]:
+    """One task of a step, from its bootstrap to its end."""
     environ = {
         "PATH": f"{run}:{os.environ['PATH']}",
         "DISAGG_TASK": str(task),
@@ -23,7 +23,12 @@ def became(run: Path, step: str, task: int, tasks: int, digest: str) -> list[str
         "CUDA_VISIBLE_DEVICES": "0,1,2,3",
     }
     argv = [sys.executable, str(run / "runtime.pyz"), "rank", "--launcher=local", f"--step={step}", f"--digest={digest}"]
-    done = subprocess.run(argv, cwd=run, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=run, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def became(run: Path, step: str, task: int, tasks: int, digest: str) -> list[str]:
+    """The words of one task, the environment's interesting part last."""
+    done = task_of(run, step, task, tasks, digest)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -51,3 +56,25 @@ def test_each_node_has_its_own_number_and_address(engine: str, tmp_path: Path) -
         assert [words[-1] for words in (first, second)] == ["10.9.0.2 10.9.0.2 0,1,2,3", "10.9.0.3 10.9.0.3 0,1,2,3"]
     else:
         assert [words[words.index("--host") + 1] for words in (first, second)] == ["10.9.0.2", "10.9.0.3"]
+
+
+@pytest.mark.parametrize(
+    ("example", "backend", "step", "tasks", "wrapper", "missing"),
+    [
+        ("engines/vllm-ray.yaml", "mpirun", "world", 3, "ray", "vllm"),
+        ("seed/multi-node.yaml", "local", "ctx0", 8, "trtllm-llmapi-launch", "trtllm-serve"),
+    ],
+)
+def test_an_engine_that_is_missing_behind_its_wrapper_is_named_before_anything_starts(
+    example: str, backend: str, step: str, tasks: int, wrapper: str, missing: str, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / example).read_text()
+    topology, plan = planned(text + "mpi: {hosts: [127.0.0.1, 127.0.0.2, 127.0.0.3]}\n")
+    run = tmp_path / "run"
+    render.write(render.render(topology, plan, backend, "python3"), run)
+    (run / wrapper).write_text("#!/bin/sh\n")
+    (run / wrapper).chmod(0o755)
+    done = task_of(run, step, 0, tasks, plan.digest)
+    assert done.returncode == 4, done.stderr
+    assert f"the worker's program '{missing}' was not found" in done.stderr
+    assert "(engine.program, or command)" in done.stderr
