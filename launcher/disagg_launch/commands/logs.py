@@ -14,6 +14,7 @@ import click
 
 from disagg_launch.commands.run import LATEST, run_folder
 from disagg_launch.errors import BackendRefused
+from disagg_launch.runtime import logbook
 
 if TYPE_CHECKING:
     from disagg_launch.logs import Entry
@@ -103,5 +104,6 @@ class _Coloured:
 
     def __call__(self, one: Entry) -> str:
         colour = self._colours.setdefault(one.name, COLOURS[len(self._colours) % len(COLOURS)])
-        text = click.style(one.raw, fg=GRAVE[one.level]) if one.level in GRAVE else one.raw
+        raw = logbook.printable(one.raw)
+        text = click.style(raw, fg=GRAVE[one.level]) if one.level in GRAVE else raw
         return f"{click.style(f'{one.name:>8}', fg=colour)} {text}"

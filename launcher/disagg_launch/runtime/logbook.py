@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple, Tuple
 
 _STAMPED = re.compile(rb"(?:\[([^\]\s]*)\] )?(\d{4}-\d\d-\d\dT[\d:.]+Z) ?|# \S+ plan \S+ start \d+ at (\d{4}-\d\d-\d\dT[\d:.]+Z)$")
 HEADER = "# "
+_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Line(NamedTuple):
@@ -23,14 +24,19 @@ class Line(NamedTuple):
 
 
 def line(raw: bytes) -> Line:
-    """A line of a log, without its end. A header's text is the whole line."""
+    """A line of a log, without its end; its text is `printable`. A header's text is the whole line."""
     found = _STAMPED.match(raw)
     if not found:
-        return Line("", "", raw.decode("utf-8", "replace"))
+        return Line("", "", printable(raw.decode("utf-8", "replace")))
     rank, stamp, header = found.groups()
     if header:
         return Line(header.decode(), "", raw.decode("utf-8", "replace"))
-    return Line(stamp.decode(), (rank or b"").decode("utf-8", "replace"), raw[found.end() :].decode("utf-8", "replace"))
+    return Line(stamp.decode(), (rank or b"").decode("utf-8", "replace"), printable(raw[found.end() :].decode("utf-8", "replace")))
+
+
+def printable(text: str) -> str:
+    """A line without colours and control characters: engines colour even what no terminal sees, and print what strangers asked them."""
+    return text if text.isprintable() else _CONTROLS.sub("", text)
 
 
 def size_of(file: BinaryIO) -> int:

@@ -151,6 +151,19 @@ def test_frames_of_tracebacks_are_left_out(scene):
     assert scene.judged("ctx0")["last_lines"][-1] == "ValueError: bad weights"
 
 
+def test_colours_do_not_hide_what_a_line_says(scene):
+    """vLLM colours the name of its process also where no terminal is."""
+    process = "\x1b[1;36m(EngineCore_DP0 pid=4711)\x1b[0;0m ERROR 10-25 13:08:43 [core.py:708]"
+    scene.instance("ctx0", 0)
+    scene.say(1.0, "ctx0", 0, f'{process}   File "x.py", line 3, in main')
+    scene.say(1.0, "ctx0", 0, f"{process} ValueError: No available memory for the cache blocks. \x1b]0;owned\x07")
+    scene.end(1.1, "ctx0", rank=0)
+    told = scene.judged("ctx0")
+    assert told["cause_name"] == "no-room-for-kv"
+    (text,) = told["first_errors"]
+    assert text.startswith("(EngineCore_DP0 pid=4711) ERROR") and text.isprintable()
+
+
 def test_without_any_line_the_end_itself_is_the_sign(scene):
     scene.instance("ctx0", 0)
     scene.instance("ctx1", 1)
