@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from disagg_launch import engines
 from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
@@ -34,8 +35,17 @@ def router(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, Te
         return _builtin(spec, plan, python)
     if name == "command":
         return _command(spec, plan), {}
+    if name == "none":
+        return _elsewhere(spec), {}
     made: tuple[Router, Mapping[str, Text]] = importlib.import_module(f"disagg_launch.engines.{name}").router(spec, plan)
     return replace(made[0], proves="requests"), made[1]
+
+
+def _elsewhere(spec: Spec) -> Router:
+    """Another run's front door; where it is cannot be told from an etcd's address."""
+    uri = urlsplit(spec.disagg_cluster.cluster_uri if spec.disagg_cluster else "")
+    here = uri.scheme in ("http", "https")
+    return Router((), host=(uri.hostname or "") if here else "", port=(uri.port or 0) if here else 0, run=spec.router.run or "")
 
 
 def config(spec: Spec, plan: Plan) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class Deployment:
         found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
         return found
 
+    def plan(self) -> dict[str, Any]:
+        """plan.json as it is now."""
+        found: dict[str, Any] = json.loads((self.run / "plan.json").read_text())
+        return found
+
     def hosts(self) -> list[str]:
         """The hosts that the gateway bound the plan's nodes to."""
         found: list[str] = json.loads((self.run / "binding.json").read_text())["hosts"]

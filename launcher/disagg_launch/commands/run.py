@@ -135,7 +135,19 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
         stage = "stopped" if one["name"] in found.get("resting", ()) else one["ended"] or one["stage"]
         lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {one['detail']}".rstrip())
+    for job in (one for one in found.get("further", ()) if one["state"] != "stopped"):
+        lines.append(f"  {job['folder']}: {_of_further(job)}")
+        lines += [f"    {one['name']:6} {one['ended'] or one['stage']}  {one['url']}" for one in job["instances"]]
     return [*lines, *_autoscale_lines(found.get("autoscale"))]
+
+
+def _of_further(job: dict[str, Any]) -> str:
+    """How a further Slurm job is: what its gateway says, or Slurm as long as it has none."""
+    from disagg_launch.backends.slurm import jobs
+
+    if job["state"] == "sent":
+        return jobs.ask(job["job"]).sentence()
+    return f"job {job['job']}: {job['state']} {job['reason']}".rstrip()
 
 
 def _autoscale_lines(told: Optional[dict[str, Any]]) -> list[str]:

@@ -32,32 +32,58 @@ interrupt_option = click.option(
 
 
 class Running(NamedTuple):
-    """A deployment that can change: its run folder, the topology it is to have, its plan and launch, and who is stopped."""
+    """A deployment that can change: its run folder, the topology it is to have, its plan and launch, and who is stopped.
+
+    `nodes`: how many it has, None where there are always more; those `gone` cannot be used.
+    """
 
     run: pathlib.Path
     spec: Spec
     plan: Plan
     launch: Launch
     resting: set[str]
+    nodes: int | None
+    gone: list[int]
 
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] WISHES...")
 @drain_option
-def scale(words: tuple[str, ...], drain_s: float) -> None:
+@click.option("--limit-s", type=click.FloatRange(min=0), default=float("inf"), help="Wait so long for a further Slurm job. [default: ever]")
+def scale(words: tuple[str, ...], drain_s: float, limit_s: float) -> None:
     """Change how many instances of RUN [default: the latest] there are: gen=+1, ctx=3, gen=-2. Comes back when it is so.
 
-    Nobody who runs moves. New instances are given requests when they are healthy; those that go finish what they have.
+    Nobody who runs moves. New instances are given requests when they are healthy; those that go finish what they have. On Slurm, what
+    finds no room on the job's nodes becomes a further job, and nodes that nobody needs are given back.
     """
-    from disagg_launch.discovery import growth
+    from disagg_launch.commands import further
+    from disagg_launch.discovery import growth, overflow
 
     run, wishes = _run_and(words, lambda word: "=" in word)
     now = _deployment(run)
-    counts = {role: sum(i.role == role and i.name not in now.resting for i in now.plan.instances) for role in growth.ROLES}
-    change = growth.change(now.spec, now.plan, now.resting, growth.wishes(wishes, counts))
+    jobs = further.alive(run)
+    here = {role: sum(i.role == role and i.name not in now.resting for i in now.plan.instances) for role in growth.ROLES}
+    counts = {role: here[role] + sum(len(job.names(role)) for job in jobs) for role in growth.ROLES}
+    wanted = growth.wishes(wishes, counts)
+    for role in growth.ROLES:
+        if counts[role] or wanted[role]:
+            growth.check(now.spec, role, wanted[role])
+    surplus = {role: counts[role] - wanted[role] for role in growth.ROLES}
+    cuts = list(further.cuts(jobs, surplus))
+    room, lost = _room(now), _lost(now)
+    aim = {role: here[role] - surplus[role] for role in growth.ROLES}
+    fit = overflow.fitting(room, now.plan, now.resting, lost, aim) if now.launch.backend == "slurm" else aim
+    change = growth.change(room, now.plan, now.resting, fit, lost)
     _print_difference(now.plan, change.plan, change.starts, change.stops)
     if change.starts or change.stops:
         _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=change.stops)
+    for cut in cuts:
+        if cut.job.state == "ready":
+            _carry_out(_deployment(cut.job.run), drain_s, stops=cut.stops)
+        if cut.whole:
+            further.end(cut.job)
+    if any(aim[role] > fit[role] for role in growth.ROLES):
+        further.begin(run, now.spec, {role: aim[role] - fit[role] for role in growth.ROLES}, limit_s)
 
 
 @click.command()
@@ -84,10 +110,13 @@ def upgrade(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
     Where a role would fall below its minimal instances, another instance of SPEC is started first and stands in.
     """
     from disagg_launch import spec as specs
+    from disagg_launch.commands import further
 
     if len(words) > 2:
         raise BadInput(f"found {len(words)} words, needed SPEC, or RUN and SPEC")
     now = _deployment(run_folder(words[0]) if len(words) == 2 else LATEST)
+    if jobs := further.alive(now.run):
+        raise BadInput(f"{jobs[0].run}: its instances run in a further job, {jobs[0].job}; `scale` down to those of the first job before")
     fresh = now._replace(spec=_changeable(specs.load(pathlib.Path(words[-1]))))
     if any(now.spec.section(role).model != fresh.spec.section(role).model for role in PREFIX):
         click.echo(
@@ -109,7 +138,7 @@ def remove(words: tuple[str, ...], drain_s: float) -> None:
     run, instances = _run_and(words, INSTANCE.fullmatch)
     now = _deployment(run)
     names = _there(now, instances)
-    change = growth.without(now.spec, now.plan, now.resting, names, True, _minimal(now.spec))
+    change = growth.without(_room(now), now.plan, now.resting, names, True, _minimal(now), _lost(now))
     if change.starts:
         click.echo(f"{', '.join(change.starts)} is started first, so that enough go on serving", err=True)
     _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=names)
@@ -128,9 +157,9 @@ def _replace_in_turn(fresh: Running, names: Sequence[str], serving: Spec, drain_
     from disagg_launch.discovery import growth
 
     _check_sizes(fresh)
-    least = dict.fromkeys(growth.ROLES, 0) if interrupt else _minimal(serving)
+    least = dict.fromkeys(growth.ROLES, 0) if interrupt else _minimal(fresh._replace(spec=serving))
     try:
-        change = growth.without(fresh.spec, fresh.plan, fresh.resting, names, False, least)
+        change = growth.without(_room(fresh), fresh.plan, fresh.resting, names, False, least, _lost(fresh))
     except DoesNotFit as wrong:
         raise DoesNotFit(f"{wrong}, or let requests wait or be refused meanwhile with --interrupt") from None
     if change.starts:
@@ -138,10 +167,27 @@ def _replace_in_turn(fresh: Running, names: Sequence[str], serving: Spec, drain_
     _carry_out(fresh._replace(plan=change.plan), drain_s, starts=change.starts, replaces=names, stops=change.starts)
 
 
-def _minimal(spec: Spec) -> dict[str, int]:
+def _minimal(now: Running) -> dict[str, int]:
+    """How many instances of each role have to go on serving here, beside those of further jobs."""
+    from disagg_launch.commands import further
     from disagg_launch.discovery import growth
 
-    return {role: growth.minimal(spec, role) for role in growth.ROLES}
+    others = [job for job in further.alive(now.run) if job.state == "ready"]
+    return {role: max(0, growth.minimal(now.spec, role) - sum(len(job.names(role)) for job in others)) for role in growth.ROLES}
+
+
+def _room(now: Running) -> Spec:
+    """The topology inside the nodes that there are."""
+    from disagg_launch.discovery import overflow
+
+    return overflow.within(now.spec, now.plan, now.nodes, now.gone)
+
+
+def _lost(now: Running) -> set[str]:
+    """Who was stopped and cannot be started again."""
+    from disagg_launch.discovery import overflow
+
+    return overflow.buried(now.plan, now.resting, now.gone)
 
 
 def _deployment(run: pathlib.Path) -> Running:
@@ -158,7 +204,8 @@ def _deployment(run: pathlib.Path) -> Running:
     topology = _changeable(specs.load(run / "spec.yaml"))
     if len(launch.starts) != len(plan.instances):
         raise BadInput(f"{run}: all instances are one step; only a deployment with one step per instance can change")
-    return Running(run, topology, plan, launch, set(_ask(run, {"kind": "progress"})["resting"]))
+    told = _ask(run, {"kind": "progress"})
+    return Running(run, topology, plan, launch, set(told["resting"]), told["nodes"], told["gone"])
 
 
 def _changeable(topology: Spec) -> Spec:

@@ -7,7 +7,7 @@ and GPUs never change under a process that runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,8 @@ def wishes(words: Iterable[str], running: dict[str, int]) -> dict[str, int]:
     return wanted
 
 
-def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int]) -> Change:
-    """The change that gives each role `wanted` running instances. `resting` are stopped ones of the plan.
+def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int], lost: Collection[str] = ()) -> Change:
+    """The change that gives each role `wanted` running instances. `resting` are stopped ones of the plan; those `lost` stay so.
 
     BadInput below the minimal instances (1 without a cluster), DoesNotFit when there is no room.
     """
@@ -62,15 +62,17 @@ def change(spec: Spec, plan: Plan, resting: Iterable[str], wanted: dict[str, int
             check(spec, role, wanted[role])
         more = wanted[role] - len(running)
         stops += running[wanted[role] :]
-        woken = [name for name in names if name in asleep][: max(0, more)]
+        woken = [name for name in names if name in asleep and name not in lost][: max(0, more)]
         fresh = max(0, more - len(woken))
         counts[role] = len(names) + fresh
         starts += [*woken, *(f"{PREFIX[role]}{len(names) + i}" for i in range(fresh))]
     return Change(grown(spec, plan, counts), tuple(starts), tuple(reversed(stops)))
 
 
-def without(spec: Spec, plan: Plan, resting: Iterable[str], names: Sequence[str], at_once: bool, least: dict[str, int]) -> Change:
-    """The plan with those who have to stand in (`starts`) so that no role falls below `least` while `names` are away.
+def without(
+    spec: Spec, plan: Plan, resting: Iterable[str], names: Sequence[str], at_once: bool, least: dict[str, int], lost: Collection[str] = ()
+) -> Change:
+    """The plan with those who have to stand in (`starts`) so that no role falls below `least` while `names` are away. `lost`: see `change`.
 
     They are away all `at_once`, or one after the other. DoesNotFit when there is no room for somebody to stand in.
     """
@@ -83,7 +85,7 @@ def without(spec: Spec, plan: Plan, resting: Iterable[str], names: Sequence[str]
         away = going if at_once else min(1, going)
         wanted[role] = there + max(0, min(least[role], there) - (there - away))
     try:
-        return change(spec, plan, asleep, wanted)
+        return change(spec, plan, asleep, wanted, lost)
     except DoesNotFit as wrong:
         need = ", ".join(f"{least[role]} {role}" for role in ROLES)
         raise DoesNotFit(

@@ -39,6 +39,7 @@ class Fleet:
         self.nursery = Nursery()
         self.children: Dict[str, Child] = {}
         self.stopping = False
+        self.admin_port = launch.router.admin_port
         self.spared: Set[int] = set()
         self.lost: Set[str] = set()
         """Hosts that have not been heard of, or were given back; a report from one takes it out."""
@@ -66,12 +67,13 @@ class Fleet:
         for one in self.plan.instances:
             known = self.records[one.name]
             known.host, known.port = binding.addresses[one.nodes[0]], one.port + binding.side_up
-        self.router.port = self.launch.router.port + binding.front_up
+        if self.launch.router.argv:
+            self.router.port = self.launch.router.port + binding.front_up
 
     @property
     def told_at(self) -> int:
         """The port at which the router is told who has ended and who is back."""
-        return self.launch.router.admin_port or self.router.port
+        return self.admin_port or self.router.port
 
     def now_s(self) -> float:
         """The gateway's clock."""

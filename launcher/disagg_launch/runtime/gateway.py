@@ -29,6 +29,8 @@ from disagg_launch.runtime.desk import Desk
 from disagg_launch.runtime.events import Events
 from disagg_launch.runtime.exposition import Exposition
 from disagg_launch.runtime.fleet import ROUTER, Fleet
+from disagg_launch.runtime.further import Further
+from disagg_launch.runtime.joined import Joined
 from disagg_launch.runtime.lookout import Lookout
 from disagg_launch.runtime.names import GATEWAY, LIFE
 from disagg_launch.runtime.opening import Opening
@@ -62,6 +64,8 @@ class Gateway:
         self.repair = Repair(self)
         self.scaling = Scaling(self)
         self.holding = Holding(self)
+        self.joined = Joined(self, launch.router.run) if launch.router.run else None
+        self.further = Further(self)
         self.autoscaler = Autoscaler(self)
         self.lookout = Lookout(self)
         self.vitals = Vitals(self)
@@ -81,7 +85,7 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
         self.wake, self.hasten = asyncio.Event(), asyncio.Event()
         self.proof = Proof(self)
-        reports = Reports(self.fleet, self.events, self.life, lambda: self.state, self._stop_asked, self.wake.set)
+        reports = Reports(self.fleet, self.events, self.life, lambda: self.state, self.end_in_order, self.wake.set)
         reports.kinds.update({"change": self.scaling.change, "progress": self.scaling.progress})
         fence_s = self.launch.policy.fence_s
         self.desk = Desk(self.token.encode(), fence_s, reports.answer, reports.lost, reports.hear, self.vitals.heard)
@@ -108,6 +112,9 @@ class Gateway:
         verdicts.forget(self.run)
         self.events.tell("begun", text, digest=plan.digest, job=job, instances=counts[0], ranks=counts[1])
         self.fleet.bind(await self.holding.settle())
+        if self.joined is not None:
+            self.joined.open()
+            self.spawn(self.joined.watch())
         self.opening.claim_port()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
@@ -136,6 +143,7 @@ class Gateway:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
         self.spawn(self.autoscaler.run())
         self.spawn(Vigil(self).run())
+        self.spawn(self.further.watch())
         while True:
             verdict = self.interrupted() or self.repair.verdict()
             if verdict is not None:
@@ -190,6 +198,7 @@ class Gateway:
             "router": self.fleet.router.as_dict(),
             "instances": [one.as_dict() for one in self.fleet.records.values()],
             "resting": sorted(self.scaling.resting),
+            "further": self.further.seen,
             "metrics": self.figures(),
             "autoscale": self.autoscaler.told(),
         }
@@ -214,7 +223,16 @@ class Gateway:
     async def _stop(self) -> None:
         self.state = "stopping"
         self.save(final=True)
-        await self.fleet.stop(self.environ(), self.hasten, lambda: self.desk.tell_leases({"stop": True}))
+        self.fleet.spared |= self.holding.processes()  # whoever stops still uses the ports
+        others: List[asyncio.Future[None]] = []
+
+        def tell_remote() -> None:
+            self.desk.tell_leases({"stop": True})
+            others.append(asyncio.ensure_future(self.further.end()))
+
+        await self.fleet.stop(self.environ(), self.hasten, tell_remote)
+        await asyncio.gather(*others)
+        await self.further.ended(2 * self.launch.policy.grace_s)
         await self.holding.close()
         for task in self._tasks:
             task.cancel()
@@ -233,9 +251,15 @@ class Gateway:
         if self.warden is not None:
             self.warden.communicate()  # closes its standard input, upon which it leaves
 
-    def _stop_asked(self) -> None:
+    def end_in_order(self) -> None:
+        """Begin to end, as somebody has asked for."""
         self.asked_to_stop = True
         self.wake.set()
+
+    @property
+    def router_token(self) -> str:
+        """What the router knows us by; "" when it is one that takes no word of ours."""
+        return self.joined.token if self.joined is not None else self.token if self.launch.router.argv else ""
 
     def environ(self) -> Dict[str, str]:
         """What every child gets on top of the gateway's own environment."""

@@ -26,6 +26,8 @@ class Opening:
 
     def claim_port(self) -> None:
         """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
+        if not self._gateway.launch.router.argv:
+            return
         host, port = self._gateway.launch.router.host, self._fleet.router.port
         taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
         if taken:
@@ -50,10 +52,14 @@ class Opening:
         self._gateway.lookout.watch(instances)
         self._gateway.spawn(self._gateway.vitals.watch())
         verdict = await self._until_up([*instances, self._fleet.router] if early else instances)
-        if verdict.state == READY and not early:
-            await self.start_router()
-        if verdict.state == READY:
-            verdict = await self._until_up([*instances, self._fleet.router])
+        if self._gateway.launch.router.argv:
+            if verdict.state == READY and not early:
+                await self.start_router()
+            if verdict.state == READY:
+                verdict = await self._until_up([*instances, self._fleet.router])
+        elif verdict.state == READY and self._gateway.joined is not None:
+            await self._gateway.joined.enter()
+            verdict = await self._until_up(instances)
         if verdict.state == READY:
             verdict = await self._proved()
         if verdict.state == READY:

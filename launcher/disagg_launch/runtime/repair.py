@@ -118,11 +118,13 @@ class Repair:
         self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
 
     async def tell_router(self, one: Record, what: str) -> None:
-        """POST /admin/`what` for an instance; that it was in vain is noted."""
+        """POST /admin/`what` for an instance; that it was in vain is noted. Nothing to a router that takes no word of ours."""
         router, gateway = self._fleet.router, self._gateway
+        if not gateway.router_token:
+            return
         # with its role the router takes an instance in that it does not know: one that comes back on another host
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
         port = gateway.fleet.told_at
-        seen = await probe.post(router.host, port, f"/admin/{what}", message, gateway.token, gateway.launch.readiness.probe_s)
+        seen = await probe.post(router.host, port, f"/admin/{what}", message, gateway.router_token, gateway.launch.readiness.probe_s)
         if not seen.healthy:
             self._board.note(f"the router was not told to {what} {one.name}: {seen.detail}")

@@ -121,7 +121,7 @@ class Scaling:
                 await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
                 self.resting.discard(one.name)
                 await gateway.repair.until_healthy(one)
-                await self._routed(one)
+                await self.routed(one)
             except BackendRefused as refused:
                 one.end(str(refused), gateway.loop.time())
             if one.ended:
@@ -167,8 +167,10 @@ class Scaling:
                 return active
             await asyncio.sleep(LOOK_S)
 
-    async def _routed(self, one: Record) -> None:
+    async def routed(self, one: Record) -> None:
         """Wait until the router sends requests to a healthy instance; the end of the instance if it says that it does not."""
+        if not self._gateway.router_token:
+            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ROUTED_S
         while not one.ended and not self._gateway.fleet.stopping:
@@ -189,7 +191,7 @@ class Scaling:
         port = self._gateway.fleet.told_at
         connection = http.client.HTTPConnection(router.host, port, timeout=ANSWER_S)
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.token}"})
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.router_token}"})
             told = json.loads(connection.getresponse().read())
             if not isinstance(told, list) and "current_workers" not in told:
                 return None

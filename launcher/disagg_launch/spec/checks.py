@@ -87,6 +87,14 @@ def _commands_there(topology: Topology, source: Source) -> Iterator[Complaint]:
         yield source.complaint(("engine", "command"), "is missing; `name: command` needs one, here or in each server section")
 
 
+def _front_door_elsewhere(topology: Topology, source: Source) -> Iterator[Complaint]:
+    found = topology.disagg_cluster
+    if topology.router.name == "none" and (found is None or found.cluster_uri == "auto"):
+        yield source.complaint(
+            ("disagg_cluster", "cluster_uri"), "is missing; `router: {name: none}` needs the address at which its workers register"
+        )
+
+
 def _size_bounded(topology: Topology, source: Source) -> Iterator[Complaint]:
     total = sum(section.num_instances * section.size for _, _, section in sections(topology))
     if total > MOST_RANKS:
@@ -180,6 +188,7 @@ RULES: tuple[Rule, ...] = (
     _urls_used,
     _model_named,
     _commands_there,
+    _front_door_elsewhere,
     _size_bounded,
     _pins_fit,
     _cluster_whole,

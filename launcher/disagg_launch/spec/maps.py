@@ -9,7 +9,7 @@ from pydantic import Field
 from disagg_launch.spec.fields import Closed, Command, Count, Environ, Line, Many, Name, Positive, Seconds, Short, Size
 
 EngineName = Literal["reference", "trtllm", "vllm", "sglang", "command"]
-RouterName = Literal["builtin", "trtllm", "sglang", "vllm", "command"]
+RouterName = Literal["builtin", "trtllm", "sglang", "vllm", "command", "none"]
 
 
 class Quantize(Closed):
@@ -194,7 +194,9 @@ class FrontDoor(Closed):
     """What clients talk to."""
 
     name: RouterName = "builtin"
-    """Ours, an engine's own, or any command."""
+    """Ours, an engine's own, or any command; none: another run's, at `disagg_cluster.cluster_uri`, where this run's workers register."""
+    run: Optional[Line] = None
+    """With `name: none`: that run's folder; this run then ends with it."""
     command: Optional[Command] = None
     """With `name: command`: a template with {host} {port} and the workers' URLs; otherwise the program instead of the usual one."""
     options: dict[str, Any] = Field(default_factory=dict)

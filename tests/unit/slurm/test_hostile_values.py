@@ -52,7 +52,7 @@ def topology(section: str, name: str, value: str) -> str:
         spec["slurm"]["mode"] = "single-mpirun"
     held = spec.setdefault(section, {}) if section else spec
     held[name] = [value] if name in LISTS else value
-    return yaml.safe_dump(spec, allow_unicode=True)
+    return yaml.safe_dump(spec, allow_unicode=False)
 
 
 def called(files: tuple[File, ...], folder: Path, program: str) -> list[str]:

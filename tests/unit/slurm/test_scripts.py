@@ -62,6 +62,7 @@ slurm:
     "single-mpiexec": BASE + "mpi: {flavor: mpich}\nslurm: {mode: single-mpirun}\n",
     "het": BASE.replace("spread", "separate_roles")
     + "slurm: {het: {context: {partition: big, gpu_type: h200}, generation: {partition: small, constraint: ib}}}\n",
+    "further": BASE + "slurm: {}\nrouter: {name: none, run: ../..}\ndisagg_cluster: {cluster_uri: 'http://head:8000'}\n",
     "several-networks": BASE + "slurm: {interface: 10.1.0.0/16}\n",
 }
 

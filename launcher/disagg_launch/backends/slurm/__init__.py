@@ -79,6 +79,8 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
 
 def router(spec: Spec, front: Router) -> Router:
     """The front door as a step of its own on the first node, in a container if the workers are in one."""
+    if not front.argv:
+        return front
     drain_s = spec.slurm.drain_s
     drains = ("--drain", str(drain_s)) if spec.router.name == "builtin" else ()
     return replace(front, argv=("bash", ROUTER, *front.argv, *drains), stop=("bash", STOP, "router"), drain_s=float(drain_s))
@@ -218,7 +220,8 @@ def _common_scripts(job: Job) -> tuple[File, ...]:
     texts = {STOP: text_of("slurm/stop.sh.j2"), LOST: text_of("slurm/lost.sh.j2", python=job.site.python)}
     if _gives_back(job.spec):
         texts[RELEASE] = text_of("slurm/release.sh.j2")
-    return _router_script(job), *(File(path, text, RUNNABLE) for path, text in texts.items()), *_ports_scripts(job)
+    front = (_router_script(job),) if job.spec.router.name != "none" else ()
+    return *front, *(File(path, text, RUNNABLE) for path, text in texts.items()), *_ports_scripts(job)
 
 
 def _ports_scripts(job: Job) -> Iterator[File]:

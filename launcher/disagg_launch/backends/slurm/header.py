@@ -21,8 +21,8 @@ MARK = "#SBATCH "
 SIZES = ("--nodes=", "--ntasks-per-node=")
 OWN = ("--job-name=", "--output=", "--array=")
 SAFE = re.compile(r"[A-Za-z0-9_./:,=+@%*\[\]()|&!<>^~-]+")
-# within double quotes sbatch takes everything but the quote and the backslash as it stands
-QUOTABLE = re.compile(r'[^"\\\x00-\x1f\x7f]+')
+# within double quotes sbatch takes all but the quote and the backslash as it stands; what some readers take for a line's end is refused
+QUOTABLE = re.compile(r'[^"\\\x00-\x1f\x7f-\x9f\u2028\u2029]+')
 OPTION = re.compile(rf"--?[A-Za-z][A-Za-z0-9-]*(?:[= ]{SAFE.pattern})?")
 # field of the topology -> sbatch's option
 OF_PART = {

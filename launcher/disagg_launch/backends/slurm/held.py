@@ -18,7 +18,7 @@ def ports(spec: Spec, plan: Plan) -> Ports:
     # the port in a front door's address that workers were told is given, too
     fixed = spec.disagg_cluster is not None and spec.disagg_cluster.cluster_uri.startswith("http")
     workers = "base_port" not in spec.cluster.model_fields_set and bool(plan.instances)
-    router = "port" not in spec.model_fields_set and not fixed
+    router = "port" not in spec.model_fields_set and not fixed and spec.router.name != "none"
     if not (workers or router):
         return Ports()
     low, high = engine_ports.span(plan) if workers else (spec.port, spec.port)

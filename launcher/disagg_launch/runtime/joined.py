@@ -1,0 +1,82 @@
+"""The deployment whose front door the workers of this run have joined: what its router is told, and its end, which is this run's too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Any, Dict, Tuple
+from urllib.parse import urlsplit
+
+from disagg_launch.errors import BackendRefused
+from disagg_launch.runtime import folder, wire
+
+if TYPE_CHECKING:
+    from disagg_launch.runtime.gateway import Gateway
+
+LOOK_S = 1.0
+
+
+class Joined:
+    """`main` is the other's run folder. `open` before anything is started, `enter` when the workers are healthy, `watch` until the end."""
+
+    def __init__(self, gateway: Gateway, main: str) -> None:
+        self._gateway = gateway
+        self._main = os.path.normpath(os.path.join(gateway.run, main))
+        self._address = ""
+        self.token = ""
+
+    def open(self) -> None:
+        """Learn where its router is. BackendRefused if it is not up, or its front door is not where this run's workers would register."""
+        _, launch = folder.read(self._main)
+        state = folder.call(self._main, {"kind": "state"})["state"]
+        if state != "ready":
+            raise BackendRefused(f"{self._main}, whose front door this run is for, is {state}: scale it again when it is ready")
+        self._address, self.token = self._now()
+        with open(os.path.join(self._main, "state", "status.json"), encoding="utf-8") as file:
+            url = urlsplit(json.load(file)["router"]["url"])
+        fleet, meant = self._gateway.fleet, self._gateway.launch.router
+        if meant.host and (meant.host, meant.port) != (url.hostname, url.port):
+            raise BackendRefused(f"the front door was at {meant.host}:{meant.port} and is at {url.netloc} now: scale {self._main} again")
+        fleet.router.host, fleet.router.port = url.hostname or "", url.port or 0
+        fleet.admin_port = launch.router.admin_port
+
+    async def enter(self) -> None:
+        """Come back when the router sends requests to every worker of this run that is healthy."""
+        gateway = self._gateway
+        for one in gateway.fleet.records.values():
+            await gateway.repair.tell_router(one, "undrain")
+        await asyncio.gather(*(gateway.scaling.routed(one) for one in gateway.fleet.records.values()))
+
+    async def watch(self) -> None:
+        """Have this run end when the other's gateway has ended, or was not heard of for as long as a lost node may be silent."""
+        gateway = self._gateway
+        heard_s = gateway.loop.time()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await gateway.loop.run_in_executor(None, folder.call, self._main, {"kind": "state"})
+                if self._now()[0] == self._address:
+                    heard_s = gateway.loop.time()
+                    continue
+                why = "has been started anew"
+            except (BackendRefused, OSError, ValueError, KeyError) as silent:
+                why = f"does not answer any more ({silent})"
+            if gateway.loop.time() - heard_s > gateway.launch.policy.fence_s or self._over():
+                gateway.board.note(f"the deployment that this run joined {why}")
+                gateway.end_in_order()
+                return
+
+    def _now(self) -> Tuple[str, str]:
+        with open(os.path.join(self._main, "state", "gateway.json"), encoding="utf-8") as file:
+            found: Dict[str, Any] = json.load(file)
+        return found["address"], wire.read_token(self._main).decode()
+
+    def _over(self) -> bool:
+        """Whether the other run says itself that it has ended."""
+        try:
+            with open(os.path.join(self._main, "state", "status.json"), encoding="utf-8") as file:
+                state: str = json.load(file)["state"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return state not in ("starting", "ready", "stopping")
