@@ -8,6 +8,7 @@ finishes what it has. As in the gateway, nothing is wished for while a change is
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,48 +80,55 @@ class _Role:
         self.instances = instances
 
 
+class _Deployment:
+    """All roles, and the change that is under way: when it will be done, and how many instances there are then."""
+
+    def __init__(self, models: Mapping[str, Model], window_s: float, start_s: float, now_s: float) -> None:
+        self._roles = {role: _Role(models[role], now_s) for role in ROLES if role in models}
+        self._window_s, self._start_s = window_s, start_s
+        self._under_way: Optional[tuple[float, dict[str, int]]] = None
+
+    def look(self, came: list[float], now_s: float, span_s: float) -> Moment:
+        """The span that ends now, in which these requests came."""
+        seen = {}
+        for name, role in self._roles.items():
+            seen[name], came = role.serve(came, now_s, span_s)
+        if self._under_way:
+            self._go_on(*self._under_way, now_s)
+            return {name: Step(one, None) for name, one in seen.items()}
+        targets = {name: role.model.target for name, role in self._roles.items()}
+        wishes = {name: self._roles[name].watched.look(one, seen[name], self._window_s) for name, one in targets.items() if one}
+        self._begin({name: one.instances for name, one in wishes.items() if one.instances != self._roles[name].instances}, now_s)
+        return {name: Step(one, wishes.get(name)) for name, one in seen.items()}
+
+    def _begin(self, wanted: dict[str, int], now_s: float) -> None:
+        grows = any(count > self._roles[name].instances for name, count in wanted.items())
+        self._under_way = (now_s + (self._start_s if grows else 0), wanted) if wanted else None
+
+    def _go_on(self, ready_s: float, wanted: dict[str, int], now_s: float) -> None:
+        if now_s >= ready_s:
+            self._under_way = None
+            for name, count in wanted.items():
+                self._roles[name].resize(count, now_s)
+                self._roles[name].watched.changed(now_s)
+
+
 def simulate(
     trace: Sequence[Look], models: Mapping[str, Model], interval_s: float, window_s: float, start_s: float, after_s: float
 ) -> list[Moment]:
     """A moment every `interval_s`, from the trace's beginning to `after_s` after its end."""
+    first, last = (next(iter(trace[i].values())) for i in (0, -1))
+    now_s, end_s = first.at_s - first.span_s, last.at_s + after_s
+    deployment = _Deployment(models, window_s, start_s, now_s)
     came = arrivals(trace, models)
-    begin_s = trace[0][next(iter(trace[0]))].at_s - trace[0][next(iter(trace[0]))].span_s
-    end_s = trace[-1][next(iter(trace[-1]))].at_s + after_s
-    roles = {role: _Role(models[role], begin_s) for role in ROLES if role in models}
-    under_way: Optional[tuple[float, dict[str, int]]] = None
     moments: list[Moment] = []
-    now_s, at = begin_s, 0
+    done = 0
     while now_s < end_s:
         now_s += interval_s
-        upto = at
-        while upto < len(came) and came[upto] < now_s:
-            upto += 1
-        seen, offered = {}, came[at:upto]
-        at = upto
-        for name, role in roles.items():
-            seen[name], offered = role.serve(offered, now_s, interval_s)
-        if under_way and under_way[0] <= now_s:
-            for name, count in under_way[1].items():
-                roles[name].resize(count, now_s)
-                roles[name].watched.changed(now_s)
-            under_way = None
-            moments.append({name: Step(one, None) for name, one in seen.items()})
-            continue
-        wishes = {} if under_way else _wishes(roles, seen, window_s)
-        moments.append({name: Step(one, wishes.get(name)) for name, one in seen.items()})
-        wanted = {name: wish.instances for name, wish in wishes.items() if wish.instances != roles[name].instances}
-        if wanted:
-            grows = any(count > roles[name].instances for name, count in wanted.items())
-            under_way = now_s + (start_s if grows else 0), wanted
+        upto = bisect_left(came, now_s, done)
+        moments.append(deployment.look(came[done:upto], now_s, interval_s))
+        done = upto
     return moments
-
-
-def _wishes(roles: Mapping[str, _Role], seen: Mapping[str, Seen], window_s: float) -> dict[str, Wish]:
-    found = {}
-    for name, role in roles.items():
-        if role.model.target:
-            found[name] = role.watched.look(role.model.target, seen[name], window_s)
-    return found
 
 
 def arrivals(trace: Sequence[Look], models: Mapping[str, Model]) -> list[float]:
@@ -132,7 +140,7 @@ def arrivals(trace: Sequence[Look], models: Mapping[str, Model]) -> list[float]:
         count = round(seen.requests) if seen else 0
         if seen:
             out += [seen.at_s - seen.span_s + seen.span_s * (i + 0.5) / count for i in range(count)]
-    return out
+    return sorted(out)
 
 
 def calm(trace: Sequence[Look], role: str) -> tuple[float, float]:

@@ -169,6 +169,8 @@ def test_the_examples_policy_and_trace(tmp_path: pathlib.Path) -> None:
     said = CliRunner().invoke(autoscale, ["simulate", *files, "--svg", str(tmp_path / "a.svg")])
     assert said.exit_code == 0, said.output
     assert "gen=2: waiting for a worker" in said.output
+    page = (EXAMPLES.parent / "docs" / "scaling.md").read_text()
+    assert [line for line in said.stdout.splitlines() if line and f"    {line}" not in page] == [], "docs/scaling.md shows another output"
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag == f"{SVG}svg"
     told = json.loads(CliRunner().invoke(autoscale, ["simulate", *files, "--json"]).stdout)
     assert set(told["roles"]) == {CONTEXT, GENERATION}
