@@ -100,7 +100,7 @@ class Scaling:
             raise
         finally:
             self._busy = False
-            gateway.board.save(gateway.status(), final=True)  # whoever waited for the change asks for the status next
+            gateway.save(final=True)  # whoever waited for the change asks for the status next
 
     async def _give_back(self) -> None:
         """Hosts on which nobody runs any more go back, except as many spare ones as there were at first."""
