@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--out", default="", help="folder for one file per rank")
     # it stands in for engines too, whose further options are nothing to it
     parser.add_argument("--second-ends", action="store_true", help="the instance's second rank ends at once")
+    parser.add_argument("--grow-s", type=float, default=0, help="load for ever: take memory for so long without a word, then nothing more")
     options, _ = parser.parse_known_args()
     signal.signal(signal.SIGTERM, leave)
     print(f"rank {RANK} on {socket.gethostname()}", flush=True)
@@ -71,6 +72,12 @@ def main() -> None:
     if RANK == 1 and options.second_ends:
         print("the model is broken", flush=True)
         os._exit(3)
+    if options.grow_s:
+        held, until = [], time.monotonic() + options.grow_s
+        while time.monotonic() < until:
+            held.append(os.urandom(1 << 20))
+            time.sleep(0.1)
+        time.sleep(3600)
     if options.out:
         (Path(options.out) / f"{os.environ['DISAGG_RANK']}.json").write_text(json.dumps(who()))
     if RANK == 0 or "DISAGG_INSTANCE" not in os.environ:
