@@ -1,5 +1,6 @@
 """One mpirun over all ranks of all instances, and one per instance, with three builds of MPI: roles, output, deaths, endings."""
 
+import json
 import os
 import pathlib
 import re
@@ -82,6 +83,9 @@ def test_a_rank_that_raises_ends_the_world_and_is_named(world, mpi):
     assert run.wait() == 6
     assert f"ctx1 ended: rank 1 on {socket.gethostname()}: " in run.text()
     assert "RuntimeError: this rank was told to fail" in run.text()
+    told = json.loads((run.run / "state" / "verdict.json").read_text())
+    assert (told["instance"], told["rank"], told["host"]) == ("ctx1", 1, socket.gethostname())
+    assert "RuntimeError: this rank was told to fail" in told["first_errors"]
 
 
 def test_killing_the_gateway_leaves_no_rank(world, mpi):
@@ -121,3 +125,4 @@ def test_the_launcher_of_another_mpi_is_refused_and_not_taken_for_many_small_wor
     run.up()
     assert run.ready() == "" and run.wait() == 6
     assert "MPI.COMM_WORLD has size 1, the step has 3 tasks" in run.text()
+    assert json.loads((run.run / "state" / "verdict.json").read_text())["cause_name"] == "wrong-world-size"
