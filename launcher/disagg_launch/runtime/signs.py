@@ -14,8 +14,9 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 from disagg_launch.runtime import causes, sieve
 from disagg_launch.runtime.causes import END, Cause
 from disagg_launch.runtime.chronicle import End, Story, stamp
+from disagg_launch.runtime.logbook import Line
 from disagg_launch.runtime.readiness import UP
-from disagg_launch.runtime.sieve import Telling
+from disagg_launch.runtime.sieve import LATER, Telling
 
 LOOK_BACK_S = 660.0
 """An error may show so long before anybody ends: NCCL's ranks wait 600 s for one that has failed."""
@@ -51,19 +52,30 @@ class Evidence(NamedTuple):
 
     def first_sign(self) -> Optional[Sign]:
         """None when nothing shows that it failed."""
-        ended = stamp(self.end.at) if self.end else ""
-        burst = stamp(self.end.at - BURST_S) if self.end else "~"
-        known = [(one, cause) for one, cause in self.lines if (cause and not cause.consequence) or (not cause and one.stamp >= burst)]
-        if known:
-            one = known[0][0]
-            return Sign(self.instance, min(one.stamp, ended or one.stamp), one.rank, one.text, False)
+        shown = self._shown()
+        if shown:
+            return Sign(self.instance, min(shown.stamp, stamp(self.end.at) if self.end else LATER), shown.rank, shown.text, False)
         if self.end is None:
             return None
-        follows = causes.fits(self.end.text, END)
+        ended, follows = stamp(self.end.at), causes.fits(self.end.text, END)
         if self.lines and not (follows and not follows.consequence):
             one = self.lines[0][0]
             return Sign(self.instance, min(one.stamp, ended), one.rank, one.text, True)
         return Sign(self.instance, ended, "", self.end.text, bool(follows and follows.consequence))
+
+    def _shown(self) -> Optional[Line]:
+        """The first line that tells of a failure of its own.
+
+        Engines go on after many an error, so what was said just before the end goes before what is older; unless that begins with a word
+        about somebody who was waited for in vain.
+        """
+        since = stamp(self.end.at - BURST_S) if self.end else LATER
+        near = [(one, cause) for one, cause in self.lines if one.stamp >= since]
+        own = [one for one, cause in near if not (cause and cause.consequence)]
+        if own and near[0][0] is own[0]:
+            return own[0]
+        older = [one for one, cause in self.lines if cause and not cause.consequence]
+        return next(iter([*older, *own]), None)
 
     def cause(self, sign: Sign) -> Optional[Cause]:
         """The cause to name: of what the blamed rank said from its first sign on, else of any rank of its instance and of its end."""

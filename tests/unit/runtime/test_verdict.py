@@ -117,6 +117,25 @@ def test_old_errors_that_an_engine_lived_with_are_not_its_end(scene):
     assert (told["instance"], told["first_errors"], told["cause"]) == ("gen0", ["RuntimeError: the real end"], "")
 
 
+def test_a_known_error_that_was_lived_with_is_not_blamed_for_a_later_end(scene):
+    scene.instance("gen0", 0)
+    scene.say(1.0, "gen0", 0, "OSError: [Errno 98] Address already in use")  # it took the next port
+    scene.say(300.0, "gen0", 0, "RuntimeError: the real end")
+    scene.end(300.2, "gen0", rank=0)
+    told = scene.judged("gen0")
+    assert (told["first_errors"], told["cause"]) == (["RuntimeError: the real end"], "")
+
+
+def test_but_it_is_if_the_end_came_from_waiting_in_vain(scene):
+    scene.instance("gen0", 0, 1)
+    scene.say(1.0, "gen0", 1, "torch.OutOfMemoryError: CUDA out of memory.")
+    scene.say(601.0, "gen0", 0, "[rank0]:[E ProcessGroupNCCL.cpp:563] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL")
+    scene.say(601.1, "gen0", 0, "terminate called after throwing an instance of 'c10::DistBackendError'")
+    scene.end(601.2, "gen0", "signal SIGABRT", rank=0)
+    told = scene.judged("gen0")
+    assert (told["rank"], told["host"], told["cause_name"], told["first_at"]) == (1, "node1", "gpu-memory", stamp(T0 + 1))
+
+
 def test_an_earlier_life_does_not_count(scene):
     scene.instance("ctx0", 0)
     scene.say(1.0, "ctx0", 0, "torch.OutOfMemoryError: CUDA out of memory.")
