@@ -106,8 +106,10 @@ def _autoscale(spec: Spec, layout: plan.Plan, starts: tuple[launch.Start, ...], 
         text = "needs one step per instance, and here one launcher starts them all: use the backend local or slurm"
         raise BadInput(str(spec.source.complaint(("autoscale",), text, key=True)))
     roles = {plan.CONTEXT: given.context_servers, plan.GENERATION: given.generation_servers}
-    argv = (python, "-m", "disagg_launch", "scale", "--drain", f"{given.drain_s:g}")
     targets = {role: target(one) for role, one in roles.items() if one}
+    # a further Slurm job may wait in the queue: it stays there, counts as there, and meanwhile the load is looked at again
+    patience_s = max((one.cool_down_s for one in targets.values()), default=0.0)
+    argv = (python, "-m", "disagg_launch", "scale", "--drain", f"{given.drain_s:g}", "--limit-s", f"{patience_s:g}")
     return launch.Autoscale(argv, targets, given.interval_s, given.window_s)
 
 

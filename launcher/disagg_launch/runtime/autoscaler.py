@@ -79,8 +79,10 @@ class Autoscaler:
         return self._watched[role].look(policy.targets[role], seen, policy.window_s)
 
     def _count(self, role: str) -> int:
+        """As `scale` counts: further jobs of this run belong to it."""
         gateway = self._gateway
-        return sum(one.role == role and one.name not in gateway.scaling.resting for one in gateway.plan.instances)
+        here = sum(one.role == role and one.name not in gateway.scaling.resting for one in gateway.plan.instances)
+        return here + gateway.further.count(role)
 
     async def _carry_out(self, policy: Autoscale, wishes: Dict[str, Wish]) -> None:
         gateway = self._gateway

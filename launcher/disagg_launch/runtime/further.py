@@ -6,6 +6,7 @@ They supervise themselves. What this run's gateway does is to say here what happ
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import glob
 import json
@@ -45,10 +46,17 @@ class Further:
                     self._gateway.events.tell("further", sentence, folder=one["folder"], job=one["job"])
 
     def jobs(self) -> List[Dict[str, Any]]:
-        """Each one's "folder", "job", "state" ("sent" until its gateway has written one), "reason" if it has failed, and "instances"."""
+        """Each one's "folder", "job", "state" ("sent" until its gateway has written one), "reason" if it has failed, and "instances".
+
+        "counts" are of those that run or are to run, by role.
+        """
         run = self._gateway.run
         paths = glob.glob(os.path.join(glob.escape(run), FOLDER, "*", "job.json"))
         return [_seen(run, os.path.dirname(path)) for path in sorted(paths, key=lambda p: (len(p), p))]
+
+    def count(self, role: str) -> int:
+        """How many instances of a role run in further jobs or are to run there."""
+        return sum(one["counts"].get(role, 0) for one in self.seen if one["state"] not in OVER)
 
     async def end(self) -> None:
         """Take those that wait out of the queue, and ask those that run to end in order."""
@@ -79,7 +87,10 @@ def _seen(run: str, path: str) -> Dict[str, Any]:
     current = status if status.get("job") == job else {}
     reason = _json(path, "state/verdict.json").get("reason", "") if current.get("state") == "failed" else ""
     names = [{key: one[key] for key in ("name", "stage", "url", "ended")} for one in current.get("instances", ())]
-    return {"folder": os.path.relpath(path, run), "job": job, "state": current.get("state", "sent"), "reason": reason, "instances": names}
+    state, resting = current.get("state", "sent"), current.get("resting", ())
+    roles = [one["role"] for one in _json(path, "plan.json").get("instances", ()) if one["name"] not in resting]
+    told = {"folder": os.path.relpath(path, run), "job": job, "state": state, "reason": reason, "instances": names}
+    return {**told, "counts": dict(collections.Counter(roles))}
 
 
 def _json(path: str, name: str) -> Dict[str, Any]:
