@@ -51,8 +51,7 @@ def limit(spec: Spec, nodes: int, weights: Weights = nothing_at_hand) -> Limit:
         terms.append((math.ceil(size / BYTES_PER_S), f"{size / 1e9:.1f} GB of {model} at {BYTES_PER_S / 1e9:g} GB/s"))
     if nodes > 1:
         terms.append(((nodes - 1) * NODE_S, f"{nodes - 1} more nodes x {NODE_S} s"))
-    limit_s = sum(seconds for seconds, _ in terms)
-    return Limit(float(limit_s), f"{limit_s} s = " + " + ".join(words for _, words in terms))
+    return Limit(float(sum(seconds for seconds, _ in terms)), " + ".join(words for _, words in terms))
 
 
 def heaviest(spec: Spec, weights: Weights) -> tuple[int, str]:

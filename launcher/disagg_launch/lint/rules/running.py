@@ -54,7 +54,7 @@ def minutes(time: str) -> float:
 def time_limit(case: Case) -> Iterator[Finding]:
     limit, ready = case.spec.slurm.time, startup.limit(case.spec, case.node_count(), case.weights)
     if limit and minutes(limit) * 60 < ready.limit_s:
-        yield ("slurm", "time"), f"found {limit}; readiness.limit_s is {ready.limit_s:g} s ({ready.why})"
+        yield ("slurm", "time"), f"found {limit}; readiness.limit_s is {ready.limit_s:g} s: {ready.why}"
 
 
 @rule(
