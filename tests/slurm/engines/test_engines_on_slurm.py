@@ -5,6 +5,8 @@ The programs are the strict stand-ins, which check world, nodes, GPUs and flags 
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,7 +55,10 @@ def test_vllm_through_ray(kind: str, cluster: Cluster, tmp_path: Path, request: 
         folder = request.getfixturevalue("ray")
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin/ray").symlink_to(folder / "ray")
-        spec["env"] = {**ENV, "PATH": f"{tmp_path}/bin:{PATH}", "STANDIN_RAY_PYTHON": str(folder / "python")}
+        scratch = tempfile.mkdtemp(prefix="ray-")  # its sockets need a short path
+        request.addfinalizer(lambda: shutil.rmtree(scratch, ignore_errors=True))
+        more = {"STANDIN_RAY_PYTHON": str(folder / "python"), "RAY_TMPDIR": scratch}
+        spec["env"] = {**ENV, "PATH": f"{tmp_path}/bin:{PATH}", **more}
     one = Deployment(cluster, tmp_path, spec).submit().ready()
     assert answered(one)
     assert len(set(hosts_of(one, "ctx0"))) == 2
