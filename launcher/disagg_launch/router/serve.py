@@ -8,7 +8,9 @@ import importlib.util
 import logging
 import os
 import signal
-from typing import Any, Callable, Coroutine, Iterable, cast
+import time
+from pathlib import Path
+from typing import Any, Callable, Coroutine, Iterable, Optional, cast
 
 import uvicorn
 
@@ -26,6 +28,7 @@ SWEEP_S = 1.0  # between two looks for clients that take too long; histograms ar
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 RELOAD_S = 10.0  # that a changed file's workers have to answer before they are used
 ALONE = Siblings()
+LOOK_S = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +151,18 @@ def server(config: Config, drain_s: int, siblings: Siblings = ALONE, again: Call
     return one
 
 
-def run(read: Callable[[], Config], drain_s: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds; `read` again at SIGHUP."""
+def run(read: Callable[[], Config], drain_s: int, after: Optional[Path] = None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds; `read` again at SIGHUP.
+
+    Everything is made ready first, and then nothing is listened on before `after` is there.
+    """
     config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
     flow_of(config)
     door = config.front_door
+    while after is not None and not after.exists():
+        time.sleep(LOOK_S)
     ports = [config.port, *([door.admin_port] if door.admin_port else [])]
     processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read).run(own))
 

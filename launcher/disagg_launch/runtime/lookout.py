@@ -46,7 +46,7 @@ class Lookout:
         """Ask again and again; rarely once it is ready."""
         gateway, ready = self._gateway, self._gateway.launch.readiness
         count = len(self._fleet.records)
-        pace_s = min(ready.interval_s, max(NUDGE_S, count / PROBES_PER_S))
+        pace_s = min(ready.interval_s, NUDGE_S if one is self._fleet.router else max(NUDGE_S, count / PROBES_PER_S))
         rest_s = max(ready.interval_s, REST_S, count / RESTING_PROBES_PER_S)
         while not self._fleet.stopping:
             if one.started and not one.ended and not one.missing:

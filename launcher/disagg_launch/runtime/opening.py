@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from disagg_launch.errors import BackendRefused
-from disagg_launch.runtime import allocation, bootstrap
+from disagg_launch.runtime import allocation, bootstrap, folder
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime.fleet import ROUTER
 from disagg_launch.runtime.readiness import READY, WAIT, Verdict, judge
@@ -23,6 +23,8 @@ class Opening:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet = gateway, gateway.fleet
+        self._open_file = os.path.join(gateway.run, "state", "open")
+        """A router that was started beforehand, so that its own start costs nothing when all is ready, listens when this is there."""
 
     def claim_port(self) -> None:
         """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
@@ -47,13 +49,21 @@ class Opening:
 
     async def carry_out(self) -> Verdict:
         """READY when the front door is open, else why it never will be."""
-        early = self._gateway.launch.router.early
+        router = self._gateway.launch.router
+        early, held = router.early, router.waits and not router.early
+        if held:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._open_file)
+            await self._fleet.start_router(self._gateway.environ(), self._open_file)
         instances = list(self._fleet.records.values())
         self._gateway.lookout.watch(instances)
         self._gateway.spawn(self._gateway.vitals.watch())
         verdict = await self._until_up([*instances, self._fleet.router] if early else instances)
         if self._gateway.launch.router.argv:
-            if verdict.state == READY and not early:
+            if verdict.state == READY and held:
+                folder.write_private(self._open_file, "")
+                self._gateway.lookout.watch([self._fleet.router])
+            elif verdict.state == READY and not early:
                 await self.start_router()
             if verdict.state == READY:
                 verdict = await self._until_up([*instances, self._fleet.router])
@@ -95,7 +105,7 @@ class Opening:
         began_s = gateway.loop.time()
         while True:
             now_s = gateway.loop.time()
-            seen = [one.observed(now_s) for one in ones]
+            seen = [one.observed(now_s) for one in (*ones, *([self._fleet.router] if self._fleet.router.ended else []))]
             verdict = gateway.interrupted() or judge(seen, now_s - began_s, ready.limit_s, ready.stall_s)
             gateway.board.progress(seen, final=verdict.state != WAIT)
             gateway.save()

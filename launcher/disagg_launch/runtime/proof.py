@@ -98,7 +98,7 @@ class Proof:
         urls = {one.role: f"{one.host}:{one.port}" for one in pair}
         async with self._gate:
             message = {**urls, "timeout_s": patience_s}
-            seen, told = await probe.ask(router.host, self._fleet.told_at, "/admin/probe", message, gateway.token, patience_s + 5)
+            seen, told = await probe.ask(router.host, self._fleet.told_at, "/admin/probe", message, gateway.router_token, patience_s + 5)
         if not isinstance(told, dict) or "ok" not in told:
             return "", f"the router did not try it: {seen.detail}"
         return ("", "") if told["ok"] else (str(told.get("hop", "")), str(told.get("why", "")))

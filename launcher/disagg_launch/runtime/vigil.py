@@ -69,7 +69,7 @@ class Vigil:
     async def _busy(self, ones: List[Record]) -> Set[str]:
         """Those that have finished or streamed something since the last look."""
         router = self._fleet.router
-        _, rows = await probe.ask(router.host, self._fleet.told_at, "/admin/workers", None, self._gateway.token, ANSWER_S)
+        _, rows = await probe.ask(router.host, self._fleet.told_at, "/admin/workers", None, self._gateway.router_token, ANSWER_S)
         rows = rows if isinstance(rows, list) else []
         finished = {(row.get("host"), row.get("port")): row.get("completed", 0) + row.get("streamed", 0) for row in rows}
         found = set()
