@@ -36,6 +36,15 @@ def pairs(contexts: Sequence[Record], generations: Sequence[Record], how: str) -
     return [(contexts[n % len(contexts)], generations[n % len(generations)]) for n in range(max(len(contexts), len(generations)))]
 
 
+def blamed(tried: Sequence[Pair], failed: Sequence[Pair]) -> Record:
+    """The instance most of whose pairs failed; between equals a generation instance, which is the one that notices."""
+
+    def share(one: Record) -> float:
+        return sum(one in pair for pair in failed) / sum(one in pair for pair in tried)
+
+    return max([*(g for _, g in failed), *(c for c, _ in failed)], key=share)
+
+
 class Proof:
     """Sends tokens. Each result is an event; what fails is tried once more."""
 
@@ -58,9 +67,9 @@ class Proof:
                 one.proved = True
             return Verdict(READY)
         told = "".join(f"\n  {c.name} -> {g.name}: {why}" for (c, g), why in failed)
-        first = failed[0][0]
+        first = blamed(chosen, [pair for pair, _ in failed])
         head = f"{len(failed)} of {len(chosen)} pairs of a context and a generation instance did not pass a token on (readiness.prove):"
-        return Verdict(FAILED, head + told, NotReady.exit_code, first[1].name)
+        return Verdict(FAILED, head + told, NotReady.exit_code, first.name)
 
     async def of_one(self, one: Record) -> str:
         """Why nobody passes tokens on with an instance that has come back; "" when somebody does, or nobody is there to try."""

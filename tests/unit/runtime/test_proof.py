@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disagg_launch.runtime.proof import pairs
+from disagg_launch.runtime.proof import blamed, pairs
 from disagg_launch.runtime.record import Record
 
 
@@ -36,3 +36,11 @@ def test_left_to_itself_it_proves_all_pairs_while_they_are_few(contexts, generat
 
 def test_none_is_none():
     assert pairs(rows("ctx", 2), rows("gen", 2), "none") == []
+
+
+def test_blamed_is_who_is_in_all_failing_pairs():
+    (c0, c1), (g0, g1) = rows("ctx", 2), rows("gen", 2)
+    every = pairs([c0, c1], [g0, g1], "pairs")
+    assert blamed(every, [(c0, g0), (c0, g1)]) is c0
+    assert blamed(every, [(c0, g1), (c1, g1)]) is g1
+    assert blamed([(c0, g0)], [(c0, g0)]) is g0
