@@ -63,7 +63,7 @@ def test_over_two_jobs_and_back_under_load(cluster: Cluster, tmp_path: Path) -> 
         one.command("scale", str(one.run), "gen=-1")
         assert jobs(cluster)[1] == ["test-1", "R", "2"]
         load.more(5 * CLIENTS)
-        one.command("scale", str(one.run), "ctx=1", "gen=1")
+        assert "completed" in one.command("scale", str(one.run), "ctx=1", "gen=1").stdout
         assert routed(one) == [1, 1]
         assert jobs(cluster) == [["test", "R", "3"]], "the spare node stays, the further job is over"
         load.more(5 * CLIENTS)
