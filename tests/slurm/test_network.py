@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_deployments import Deployment
+from slurm_deployments import Deployment, engines
 from slurm_hosts import Cluster, wait_for
 from slurm_load import CLIENTS, Load
-from test_growth import engines
 
 
 @contextlib.contextmanager
