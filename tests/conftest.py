@@ -77,3 +77,11 @@ def ray():
     folder = ROOT / ".venv-ray"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     return fetched(folder, [sys.executable, "-m", "venv", str(folder)], [*pip, "ray==2.60.0"]) / "bin"
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The text of axe-core, out of a wheel whose other parts are not wanted."""
+    folder = ROOT / ".mpi" / "axe"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(folder)]
+    return (fetched(folder, [*pip, "axe-playwright-python==0.1.8"]) / "axe_playwright_python" / "axe.min.js").read_text()

@@ -100,6 +100,7 @@ class Router:
     `argv` empty: the front door is another run's, whose folder `run` is (against this run's, if it is relative), and this run ends with it.
     `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
     `admin_port`: a port of its own for that which the gateway tells and asks it, 0 for `port`.
+    `page`: the path of its page for people, "" without.
     """
 
     argv: tuple[Text, ...]
@@ -116,6 +117,7 @@ class Router:
     proves: str = ""
     waits: bool = False
     run: str = ""
+    page: str = ""
 
 
 @dataclass(frozen=True)

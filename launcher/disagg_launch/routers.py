@@ -81,7 +81,8 @@ def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, 
     # a worker that registers before its port accepts tries until it is taken
     admin_port = spec.router.options.get("admin_port", 0)  # anything else than a port is refused by the router itself
     made = replace(made, admin_port=admin_port if isinstance(admin_port, int) else 0)
-    return replace(made, metrics="/metrics", proves="pairs", waits=True, early=engine.JOINS == "openly" and served(spec)), files
+    page = "/ui" if spec.router.options.get("ui", True) else ""
+    return replace(made, metrics="/metrics", page=page, proves="pairs", waits=True, early=engine.JOINS == "openly" and served(spec)), files
 
 
 def _command(spec: Spec, plan: Plan) -> Router:

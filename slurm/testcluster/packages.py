@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge", "libpmix2", "openmpi-bin", "iproute2", "util-linux")
 # what the tests use beside a cluster: program -> package
-TOOLS = {"etcd": "etcd-server", "curl": "curl"}
+TOOLS = {"etcd": "etcd-server", "curl": "curl", "chromium": "chromium", "chromedriver": "chromium-driver"}
 ACCOUNTING = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter", "unshare", "mpirun")
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -42,7 +42,9 @@ class Assembly:
         self._discovery = attach(self.fleet, config)
         self._page = attach_page(self.fleet, config, metrics, admin)
         inner = {**self._discovery.mounts, **self._page.mounts}
-        outer = self._page.mounts if config.storage_inside else inner
+        # whoever gives acting a port of its own does not want it, nor what it is about, on the port that clients reach
+        page = {} if config.front_door.admin_port else self._page.mounts
+        outer = page if config.storage_inside else {**self._discovery.mounts, **page}
         self.app = App(self.fleet, self._flow, metrics, outer, inner, siblings, lambda: load(dispatch, metrics))
 
     async def start(self, before: Assembly | None = None) -> None:

@@ -42,8 +42,10 @@ class Board:
         self._log.write(f"{timestamp()} {text}\n")
         self._say(text)
 
-    def ready(self, url: str) -> None:
-        """The one line on standard output, which programs wait for."""
+    def ready(self, url: str, page: str = "") -> None:
+        """The one line on standard output, which programs wait for; and where a person may look, if the router has a `page` (a URL)."""
+        if page:
+            self._say(f"watch it: {page}")
         self._log.write(f"{timestamp()} ready: {url}\n")
         with contextlib.suppress(OSError):
             print(f"ready: {url}", flush=True)

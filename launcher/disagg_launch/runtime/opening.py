@@ -122,4 +122,6 @@ class Opening:
         gateway.state = "ready"
         gateway.save(final=True)
         gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
-        gateway.board.ready(f"http://{router.host}:{router.port}")
+        front = gateway.launch.router
+        page = f"http://{router.host}:{front.admin_port or router.port}{front.page}" if front.page else ""
+        gateway.board.ready(f"http://{router.host}:{router.port}", page)

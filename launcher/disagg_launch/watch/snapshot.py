@@ -129,7 +129,7 @@ def _ranks(known: Known, one: Instance, row: Mapping[str, Any], stage: str) -> l
     """The instance's ranks; one whose own stage is not known is where its instance is, if it has reported."""
     reports = {report["rank"]: report for report in row.get("ranks", ())}
     out: list[RankRow] = []
-    for rank in known.plan.ranks_of(one.name):
+    for rank in known.plan.ranks[one.first_rank : one.first_rank + one.size]:
         report = reports.get(rank.rank, {})
         stand = known.happened.ranks.get(rank.rank, Standing())
         out.append(

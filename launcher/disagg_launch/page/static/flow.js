@@ -67,7 +67,7 @@ function draw(width, ctx, gen) {
   const out = { svg, marks: new Map(), links: [], dots: layers.dots, ends: new Map(), x, middle, wide };
   [x.in, x.ctx, x.gen, x.out].forEach((at, i) => {
     svg.append(s("text", { class: "step", x: at, y: 16, "text-anchor": "middle" }, STEPS[i][0]));
-    svg.append(s("text", { class: "says", x: at, y: 34, "text-anchor": "middle" }, STEPS[i][1]));
+    if (!narrow) svg.append(s("text", { class: "says", x: at, y: 34, "text-anchor": "middle" }, STEPS[i][1]));
   });
   svg.append(layers.links, layers.boxes, layers.dots);
   door(layers.boxes, x.in, middle, wide * 0.84, "router");
@@ -101,7 +101,7 @@ function boxes(out, layer, ones, x, middle) {
     out.ends.set(one.name, { left, right: left + out.wide, y: y + BOX.high / 2 });
     out.marks.set(one.name, (fresh) => {
       set(group, "class", `box dims ${fresh.colour} ${fresh.key}${fresh.name === model.chosen ? " is-chosen" : ""}`);
-      put(now, fresh.key === "ready" ? (fresh.active ? `${fresh.active} running` : "idle") : fresh.word.toLowerCase());
+      put(now, fresh.key === "ready" ? (fresh.active ? `${fresh.active}${out.wide < 140 ? "" : " running"}` : "idle") : fresh.word.toLowerCase());
       const busiest = Math.max(4, ...ones.map((each) => model.byName.get(each.name)?.active ?? 0));
       set(load, "width", ((out.wide - 24) * fresh.active) / busiest);
     });

@@ -39,7 +39,7 @@ function draw(timeline, width, total) {
   for (const at of ticks(total)) {
     const place = x(timeline.began_at + at);
     svg.append(s("line", { class: "tick", x1: place, x2: place, y1: 16, y2: high + 16 }));
-    svg.append(s("text", { x: place, y: high + 34, "text-anchor": at ? "middle" : "start" }, duration(at) === "0.0 ms" ? "0" : duration(at)));
+    svg.append(s("text", { x: place, y: high + 34, "text-anchor": !at ? "start" : place > width - 24 ? "end" : "middle" }, duration(at) === "0.0 ms" ? "0" : duration(at)));
   }
   rows.forEach((row, i) => bar(svg, row, 16 + i * pitch, few ? 14 : Math.max(1, pitch - (pitch > 4 ? 2 : 0)), few, x, timeline.began_at + total));
   if (timeline.opened_at) opened(svg, x(timeline.opened_at), high + 16, width);

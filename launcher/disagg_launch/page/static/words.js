@@ -71,7 +71,7 @@ export function told(event) {
   if (event.event === "ended") return `${name} ended: ${text}`;
   if (event.event === "restart") return `${name} is started again (life ${event.life})`;
   if (event.event === "router") return "The router is open";
-  if (event.event === "proof") return `${event.context} to ${event.generation}: ${event.ok ? "a token came through" : text || "no token came through"}`;
+  if (event.event === "proof") return event.ok ? "" : `${event.context} to ${event.generation}: ${text || "no token came through"}`;
   if (event.event === "verdict") return `Verdict: ${event.state}${text ? `. ${text}` : ""}`;
   return `${name ? `${name}: ` : ""}${text || event.event}`;
 }
