@@ -37,6 +37,23 @@ def topology(**changes: Any) -> dict[str, Any]:
     return out
 
 
+def engines(**changes: Any) -> dict[str, Any]:
+    """One context and one generation server of the embedded engine, each with a node of its own; they register at the front door."""
+    spec = topology(
+        model="random:7",
+        engine={"name": "reference", "python": sys.executable},
+        cluster={"gpus_per_node": 1},
+        slurm={"mpi": "pmi2"},
+        disagg_cluster={"cluster_uri": "auto", "heartbeat_interval_sec": 1, "inactive_timeout_sec": 3},
+    )
+    for role in ("context_servers", "generation_servers"):
+        spec[role] = {"num_instances": 1}
+    del spec["router"], spec["cluster"]["nodes"], spec["cluster"]["policy"]
+    for key, value in changes.items():
+        spec[key] = {**spec.get(key, {}), **value}
+    return spec
+
+
 class Deployment:
     """One topology file, from `submit` to its end."""
 

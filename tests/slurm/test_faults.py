@@ -186,6 +186,10 @@ def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path
     told, healed = _moves(one, "ctx1", 1, victim, began)
     tell("slurmd killed for good, spare node", verdict=told, healed=healed)
     wait_for(lambda: not _with(cluster, victim, "DISAGG_INSTANCE=ctx1"), 15, "for the workers without slurmd to end")
+    # when its slurmd returns, nobody is there who could answer beside the one that took its place
+    cluster.fault(victim, "start-slurmd")
+    wait_for(lambda: not _unusable(cluster, victim), 30, "for Slurm to take the node in again")
+    assert not _with(cluster, victim, "DISAGG_LIFE=", "DISAGG_INSTANCE=ctx1")
 
     assert one.hosts()[0] == own
     assert one.ask("ctx0")["host"] == own
@@ -259,6 +263,11 @@ def _with(cluster: Cluster, host: str, *marks: str) -> list[str]:
     test = " && ".join(f"grep -qz '^{mark}' /proc/$p/environ" for mark in marks)
     script = f"for p in $(ls /proc | grep '^[0-9]'); do ({test}) 2>/dev/null && echo $p; done; true"
     return cluster.on(host, "bash", "-c", script, check=False).stdout.split()
+
+
+def _unusable(cluster: Cluster, host: str) -> str:
+    """What sinfo says of a host on which no step can be started; "" if one can."""
+    return cluster.login("sinfo", "-h", "-N", "-n", host, "-p", "batch", "-t", "down,fail,no_respond,unk", "-o", "%N").stdout
 
 
 def _pid_on(cluster: Cluster, host: str, *marks: str) -> str:

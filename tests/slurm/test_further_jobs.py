@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
-from slurm_deployments import Deployment, topology
+from slurm_deployments import Deployment, engines
 from slurm_hosts import Cluster, wait_for
 from slurm_load import CLIENTS, PROMPTS, Load
-
-
-def engines(**changes: Any) -> dict[str, Any]:
-    """One context and one generation server of the embedded engine, each with a node of its own; they register at the front door."""
-    spec = topology(
-        model="random:7",
-        engine={"name": "reference", "python": sys.executable},
-        cluster={"gpus_per_node": 1},
-        slurm={"mpi": "pmi2"},
-        disagg_cluster={"cluster_uri": "auto", "heartbeat_interval_sec": 1, "inactive_timeout_sec": 3},
-    )
-    for role in ("context_servers", "generation_servers"):
-        spec[role] = {"num_instances": 1}
-    del spec["router"], spec["cluster"]["nodes"], spec["cluster"]["policy"]
-    for key, value in changes.items():
-        spec[key] = {**spec.get(key, {}), **value}
-    return spec
 
 
 def routed(one: Deployment) -> list[int]:
@@ -63,7 +44,7 @@ def test_over_two_jobs_and_back_under_load(cluster: Cluster, tmp_path: Path) -> 
         one.command("scale", str(one.run), "gen=-1")
         assert jobs(cluster)[1] == ["test-1", "R", "2"]
         load.more(5 * CLIENTS)
-        one.command("scale", str(one.run), "ctx=1", "gen=1")
+        assert "completed" in one.command("scale", str(one.run), "ctx=1", "gen=1").stdout
         assert routed(one) == [1, 1]
         assert jobs(cluster) == [["test", "R", "3"]], "the spare node stays, the further job is over"
         load.more(5 * CLIENTS)

@@ -169,14 +169,15 @@ def cancel(job: str, patience_s: float) -> Seen:
     if seen.state == "RUNNING":
         # to the batch script alone, whose gateway then ends the steps one after the other
         _slurm("scancel", "--batch", "--signal=TERM", job)
-        seen = _until_ended(job, patience_s)
+        seen = until_ended(job, patience_s)
     if seen.alive:
         _slurm("scancel", job)
-        seen = _until_ended(job, ASK_S)
+        seen = until_ended(job, ASK_S)
     return seen
 
 
-def _until_ended(job: str, limit_s: float) -> Seen:
+def until_ended(job: str, limit_s: float) -> Seen:
+    """The job when it has ended, or after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while (seen := ask(job)).alive and time.monotonic() < deadline:
         time.sleep(0.2)
