@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test slurm-up slurm-down docs screens check referees clean
+.PHONY: demo serve test slurm-up slurm-down docs screens screenshots check referees clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -41,6 +41,10 @@ check: $(VENV)/.dev ## style, types and the walls between the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vermin -q --no-tips -t=3.9- --violations launcher/disagg_launch/runtime launcher/disagg_launch/plan.py launcher/disagg_launch/launch.py launcher/disagg_launch/errors.py
+
+screenshots: $(VENV)/.dev ## what docs/page.md shows of the page at /ui, taken from real runs with a real Chromium
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python slurm/testcluster/cluster.py install >&2; fi
+	$(BIN)/python docs/screenshots.py
 
 # bench-placement, bench-startup, bench-bootstrap, ...: ratios measured side by side in one run; not part of the tests
 bench-%: $(VENV)/.dev

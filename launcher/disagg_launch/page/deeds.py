@@ -40,7 +40,7 @@ class Deeds:
             raise refusal(404, f"there is no instance {name}")
         if what in AT_ONCE:
             admin.carry_out(what, {"worker": urls[name]})
-            self._source.say(name, "is drained: it gets no new requests" if what == "drain" else "is put back")
+            self._source.say(name, f"{name} is drained: it gets no new requests" if what == "drain" else f"{name} is put back")
         elif what == "restart" and self._run is not None:
             await self._restart(self._run, name)
         else:
@@ -54,13 +54,13 @@ class Deeds:
         done, _ = await asyncio.wait((task,), timeout=REFUSED_S)
         if done and task.result():
             raise refusal(409, task.result())
-        self._source.say(name, "a restart was asked for")
+        self._source.say(name, f"{name} is to be restarted")
         if not done:
             task.add_done_callback(lambda ended: self._told(name, ended))
 
     def _told(self, name: str, ended: asyncio.Task[str]) -> None:
         if not ended.cancelled() and ended.result():
-            self._source.say(name, f"the restart failed: {ended.result()}", bad=True)
+            self._source.say(name, f"its restart failed: {ended.result()}", bad=True)
 
 
 async def _command(run: Path, name: str) -> str:

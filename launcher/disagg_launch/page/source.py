@@ -6,19 +6,22 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Protocol
 
 import orjson
 
-from disagg_launch.page.timeline import Timeline
+from disagg_launch.page.timeline import UP, Timeline
 from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.watch.figures import Figures, WorkerFigures
 from disagg_launch.watch.happened import EventLog
 from disagg_launch.watch.look import Look
 
 FRESH_S = 0.9
+TOLD = 100
+"""So many of the newest events are told."""
 LEFT_OUT = ("nodes", "instances", "router")
 
 
@@ -79,11 +82,14 @@ class OfRun:
         self._look = Look(run, read_status=_written)
         self._log = EventLog(run / "state" / "events.jsonl")
         self._timeline = Timeline()
+        self._told: deque[dict[str, Any]] = deque(maxlen=TOLD)
 
     def __call__(self, seen: Figures, ready: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the folder and the figures say."""
-        self._timeline.add(self._log.news())
-        return dict(self._look(seen)), self._timeline.as_dict()
+        news = self._log.news()
+        self._timeline.add(news)
+        self._told.extend(one for one in news if _is_told(one))
+        return {**self._look(seen), "events": list(self._told)}, self._timeline.as_dict()
 
 
 class Alone:
@@ -120,6 +126,14 @@ def layout_of(found: dict[str, Any]) -> dict[str, Any]:
         for one in found["instances"]
     ]
     return {"nodes": found["nodes"], "instances": rows}
+
+
+def _is_told(event: dict[str, Any]) -> bool:
+    """Whether it is more than a step of a start-up or a proof among hundreds, which would push the rest out."""
+    kind = event.get("event")
+    if kind == "stage":
+        return event.get("stage") == UP and event.get("life") != 1
+    return kind != "rank" and not (kind == "proof" and event.get("ok"))
 
 
 def _written(run: Path) -> dict[str, Any]:

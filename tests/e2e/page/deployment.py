@@ -11,6 +11,7 @@ from typing import Any
 
 import requests
 
+WATCH = "watch it: "
 CLI = [sys.executable, "-m", "disagg_launch"]
 SPEC = """\
 name: laptop
@@ -28,20 +29,20 @@ readiness: {{limit_s: 120}}
 
 
 class Deployment:
-    """One that is up and ready. `url` is its router's; `said` what `up` has said on standard error so far."""
+    """One that is up and ready, by `up` or other `words`. `url` is its router's; `said` what was said on standard error so far."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, spec: str = SPEC, *words: str) -> None:
         self.run = folder / "run"
-        (folder / "spec.yaml").write_text(SPEC.format(port=port, base=port + 1))
-        argv = [*CLI, "up", str(folder / "spec.yaml"), "--run", str(self.run)]
-        self._gateway = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        (folder / "spec.yaml").write_text(spec.format(port=port, base=port + 1))
+        argv = [*CLI, *(words or ("up",)), str(folder / "spec.yaml"), "--run", str(self.run)]
+        self._gateway = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
+        self.url = ""
+        self._told = threading.Event()  # where the page is, or that there will be none
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        assert self._gateway.stdout is not None
-        line = self._gateway.stdout.readline()
-        assert line.startswith("ready: "), "".join(self.said)
-        self.url = line.removeprefix("ready: ").strip()
+        self._told.wait()
+        assert self.url, "".join(self.said)
 
     @property
     def token(self) -> str:
@@ -65,10 +66,14 @@ class Deployment:
             subprocess.run([*CLI, "down", str(self.run)], check=True)
         self._gateway.wait(60)
         self._listener.join(10)
-        for stream in (self._gateway.stdout, self._gateway.stderr):
-            assert stream is not None
-            stream.close()
+        assert self._gateway.stderr is not None
+        self._gateway.stderr.close()
 
     def _listen(self) -> None:
         assert self._gateway.stderr is not None
-        self.said.extend(iter(self._gateway.stderr.readline, ""))
+        for line in iter(self._gateway.stderr.readline, ""):
+            self.said.append(line)
+            if line.startswith(WATCH):
+                self.url = line.removeprefix(WATCH).strip().removesuffix("/ui")
+                self._told.set()
+        self._told.set()

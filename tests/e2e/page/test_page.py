@@ -41,7 +41,7 @@ def test_ten_seconds_suffice(page: Page, deployment: Deployment) -> None:
     assert set(page.rows()) == {"ctx0", "ctx1", "gen0"}
     assert all("Ready" in row for row in page.rows().values())
     cells = [cell.text.split("\n") for cell in page.browser.find_elements(By.CSS_SELECTOR, "#map-grid .cell")]
-    assert cells == [["ctx0", "TP 0 · PP 0"], ["ctx1", "TP 0 · PP 0"], ["gen0", "TP 0 · PP 0"], [""]]
+    assert cells == [["ctx0", "TP0 PP0"], ["ctx1", "TP0 PP0"], ["gen0", "TP0 PP0"], [""]]
     for word in ("router", "Context", "reads the prompt", "Generation", "writes the answer", "KV cache", "clients", "ctx1", "idle"):
         assert word in page.text("flow"), word
     assert "until the router opened" in page.text("startup-caption")
@@ -110,7 +110,7 @@ def test_a_restart_is_asked_back_and_done(page: Page, deployment: Deployment) ->
     press(page, "Restart ctx0")
     page.browser.find_element(By.ID, "sure-go").click()
     page.until(lambda: deployment.status("ctx0")["ranks"][0].get("pid") not in (None, pid), "another process")
-    page.until_says("happenings", "ctx0: a restart was asked for")
+    page.until_says("happenings", "ctx0 is to be restarted")
     page.until_says("sentence", "All 3 instances are ready")
 
 

@@ -4,7 +4,7 @@
 import { byId, put, s, set } from "./dom.js";
 import { model, ofRole } from "./model.js";
 import * as particles from "./particles.js";
-import { many } from "./words.js";
+import { count, many } from "./words.js";
 
 const FEW = 10; // instances of a role that are drawn one by one
 const HEAD = 52;
@@ -44,7 +44,7 @@ export function paint() {
 function caption(ctx, gen) {
   const fresh = Math.max(sum(ctx, "fresh"), sum(gen, "fresh"));
   const running = model.now.router.in_flight;
-  const words = running || fresh ? `${many(running, "request")} on the way` : "no request on the way";
+  const words = running || fresh ? `${many(fresh, "request")} in the last second, ${count(running)} on the way now` : "no request on the way";
   put(byId("flow-caption"), words + (particles.stands() > 1 ? `; a dot stands for about ${particles.stands()}` : ""));
 }
 
@@ -120,13 +120,14 @@ function field(out, layer, ones, x, middle) {
   const left = x - (across * size) / 2;
   const top = middle - high / 2;
   const words = s("text", { class: "now", x, y: top + high - 12, "text-anchor": "middle" });
-  layer.append(s("rect", { class: "pit", x: left - 14, y: top, width: across * size + 28, height: high, rx: 14 }), words);
+  const half = Math.max((across * size) / 2 + 14, 104); // there is room for the words
+  layer.append(s("rect", { class: "pit", x: x - half, y: top, width: 2 * half, height: high, rx: 14 }), words);
   ones.forEach((one, i) => {
     const at = { x: left + (i % across) * size + 1, y: top + 14 + Math.floor(i / across) * size };
     const grain = s("rect", { x: at.x, y: at.y, width: size - 2, height: size - 2, rx: 2 });
     grain.addEventListener("click", () => document.dispatchEvent(new CustomEvent("choose", { detail: one.name })));
     layer.append(grain);
-    out.ends.set(one.name, { left: left - 14, right: left + across * size + 14, y: middle });
+    out.ends.set(one.name, { left: x - half, right: x + half, y: middle });
     out.marks.set(one.name, (fresh) => {
       set(grain, "class", `grain dims ${fresh.colour} ${fresh.key}${fresh.active ? " busy" : ""}${fresh.name === model.chosen ? " is-chosen" : ""}`);
       if (i) return;

@@ -34,7 +34,7 @@ function build(layout) {
     const row = grid[node.node].map((cell, gpu) => (grid[node.node][gpu] = cell ?? free(gpu)));
     join(row);
     const host = h("span", { class: "host", role: "rowheader", title: node.host || `node ${node.node}` }, dense ? String(node.node) : node.host || `node ${node.node}`);
-    return h("div", { class: "node", role: "row" }, host, h("div", { class: "cells", role: "presentation" }, ...row));
+    return h("div", { class: "node", role: "row" }, host, h("div", { class: `cells${node.gpus > 8 ? " more" : ""}`, role: "presentation" }, ...row));
   });
   const table = h("div", { class: `nodes ${dense ? "dense" : "roomy"}`, role: "table", "aria-label": "Nodes and GPUs; arrow keys move, Enter chooses an instance" });
   const most = Math.max(1, ...layout.nodes.map((node) => node.gpus));
@@ -54,7 +54,7 @@ function build(layout) {
 }
 
 function made(name, rank, node) {
-  const cell = h("div", { role: "cell", tabindex: -1 }, h("b", {}, name), h("small", {}, `TP ${rank.tp} · PP ${rank.pp}`));
+  const cell = h("div", { role: "cell", tabindex: -1 }, h("b", {}, name), h("small", {}, `TP${rank.tp} PP${rank.pp}`));
   const where = `${node.host || `node ${node.node}`}, GPU ${rank.gpu}`;
   cell.known = { name, words: `rank ${rank.rank}, TP ${rank.tp}, PP ${rank.pp}, on ${where}${rank.pid ? `, process ${rank.pid}` : ""}` };
   return cell;

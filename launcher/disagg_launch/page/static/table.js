@@ -71,7 +71,8 @@ function filled(one) {
   set(cells.swatch, "class", `swatch ${one.colour}`);
   set(cells.state, "class", `state ${one.key}`);
   put(cells.state, one.word);
-  put(cells.since, one.since_s === null ? "" : `for ${duration(one.since_s)}`);
+  // what is known is since when the process has been in its stage, not since when the router thinks of it as it does
+  put(cells.since, one.since_s === null || ["draining", "suspect"].includes(one.key) ? "" : `for ${duration(one.since_s)}`);
   put(cells.active, count(one.active));
   put(cells.requests, count(one.requests));
   put(cells.errors, count(one.errors));
@@ -102,7 +103,7 @@ function made(one) {
 
 function deeds({ cells }, one) {
   const { may } = model.now;
-  const drained = one.worker_state === "draining";
+  const drained = one.key === "draining";
   cells.deeds.hidden = !may.act;
   cells.restart.hidden = !may.restart;
   put(cells.drain, drained ? "Put back" : "Drain");
@@ -112,7 +113,7 @@ function deeds({ cells }, one) {
 }
 
 function drain(name) {
-  const back = model.byName.get(name).worker_state === "draining";
+  const back = model.byName.get(name).key === "draining";
   return carryOut(name, back ? "undrain" : "drain");
 }
 

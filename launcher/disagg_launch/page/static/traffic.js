@@ -11,7 +11,7 @@ const plain = (value) => [count(value), ""];
 const TILES = [
   { name: "requests_per_s", title: "Requests", unit: "per second", write: plain },
   { name: "tokens_per_s", title: "Tokens written", unit: "per second", write: plain },
-  { name: "ttft_s", title: "Wait for first token", unit: "typical", write: span },
+  { name: "ttft_s", title: "First token after", unit: "typical", write: span },
   { name: "in_flight", title: "In progress", unit: "requests", write: plain },
   { name: "queued", title: "Waiting for a worker", unit: "requests", write: plain },
 ];

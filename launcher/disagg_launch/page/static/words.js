@@ -69,11 +69,11 @@ export function told(event) {
   if (!TOLD.has(event.event)) return "";
   if (event.event === "begun") return `Started: ${many(event.instances, "instance")}, ${many(event.ranks, "rank")}`;
   if (event.event === "ended") return `${name} ended: ${text}`;
-  if (event.event === "restart") return `${name} is started again (life ${event.life})`;
+  if (event.event === "restart") return `${name} is started again${event.pause_s ? ` in ${duration(event.pause_s)}` : ""}`;
   if (event.event === "router") return "The router is open";
   if (event.event === "proof") return event.ok ? "" : `${event.context} to ${event.generation}: ${text || "no token came through"}`;
   if (event.event === "verdict") return `Verdict: ${event.state}${text ? `. ${text}` : ""}`;
-  return `${name ? `${name}: ` : ""}${text || event.event}`;
+  return text.startsWith(name) && text ? text : `${name}: ${text || event.event}`;
 }
 
 export const isBad = (event) => event.event === "ended" || (event.event === "proof" && !event.ok) || (event.event === "verdict" && event.state === "failed");
