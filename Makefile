@@ -50,6 +50,10 @@ screenshots: $(VENV)/.dev ## what docs/page.md shows of the page at /ui, taken f
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$*/run.py
 
+SOAK_S ?= 600
+soak: $(VENV)/.dev ## the router under two hundred streams at a time while workers are killed and stopped, for SOAK_S seconds
+	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest -q --timeout $$(( $(SOAK_S) + 300 )) tests/e2e/router/test_router_chaos.py
+
 referees: $(VENV)/.dev ## 2,000 random layouts before Open MPI's mapper, MPICH's ranks and our own readers
 	$(BIN)/python bench/placement/referees.py
 

@@ -85,3 +85,11 @@ def axe():
     folder = ROOT / ".mpi" / "axe"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(folder)]
     return (fetched(folder, [*pip, "axe-playwright-python==0.1.8"]) / "axe_playwright_python" / "axe.min.js").read_text()
+
+
+@pytest.fixture(scope="session")
+def locust():
+    """The folder of a real `locust`, whose libraries patch each other's sockets: an environment of its own."""
+    folder = ROOT / ".venv-locust"
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    return fetched(folder, [sys.executable, "-m", "venv", str(folder)], [*pip, "locust==2.47.0"]) / "bin"

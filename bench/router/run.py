@@ -2,7 +2,8 @@
 
     python bench/router/run.py [--rounds 3] [--only ours,sglang-router] [--seconds 1.5] [--realtime]
 
-Builds the workers and the load in C (gcc), makes a virtual environment for each peer under bench/.venvs, and writes bench/router/out/:
+Builds the workers and the load in C (gcc), makes a virtual environment for each peer and fetches Debian's nginx under bench/.venvs, and
+writes bench/router/out/:
 results.json, table.md and plot.svg. The router is pinned to one core, everything else to another; rounds are interleaved, in turned
 order every second time. On a machine that others use, CPU time per request is the figure to trust; `--realtime` (root) keeps them out
 for the length of each measurement.
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -28,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 OUT, VENVS = HERE / "out", HERE.parent / ".venvs"
 CTX, GEN, PORT, METRICS = 9131, 9231, 9331, 9431
 BASE = "sglang-router"
+NGINX = ("/usr/sbin/nginx", str(VENVS / "nginx/usr/sbin/nginx"))
 
 # scenario -> (arguments of load, seconds or None for --seconds)
 SCENARIOS: dict[str, tuple[list[str], float | None]] = {
@@ -60,12 +63,14 @@ def routers() -> list[Router]:
         Router(BASE, (*sglang, "--prefill", f"http://127.0.0.1:{CTX}", "9000", *sides), "sglang-router==0.3.2"),
         Router("vllm-router", (*vllm, "--prefill", f"http://127.0.0.1:{CTX}", *sides), "vllm-router==0.1.17"),
     ]
-    nginx = "/usr/sbin/nginx"
-    if os.path.exists(nginx):
+    nginx = next((path for path in NGINX if os.path.exists(path)), "")
+    if nginx:
         text = (
             f"daemon off; worker_processes 1; pid {OUT}/nginx.pid; error_log {OUT}/nginx.err;\nevents {{ worker_connections 4096; }}\n"
-            f"http {{ access_log off; client_body_temp_path {OUT}; client_max_body_size 9m; client_body_buffer_size 64k;\n"
-            f"upstream gen {{ server 127.0.0.1:{GEN}; keepalive 128; }}\nserver {{ listen 127.0.0.1:{PORT}; keepalive_requests 1000000;\n"
+            f"http {{ access_log off; client_max_body_size 9m; client_body_buffer_size 64k;\n"
+            + "".join(f"{kind}_temp_path {OUT}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+            + "\n"
+            + f"upstream gen {{ server 127.0.0.1:{GEN}; keepalive 128; }}\nserver {{ listen 127.0.0.1:{PORT}; keepalive_requests 1000000;\n"
             'location / { proxy_pass http://gen; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } } }\n'
         )
         found.append(Router("nginx, one hop", (nginx, "-c", str(OUT / "nginx.conf")), files={"nginx.conf": text}))
@@ -83,8 +88,20 @@ def _ours(name: str, processes: int) -> Router:
     return Router(name, (sys.executable, "-m", "disagg_launch", "router", "--config", str(path)), files={path.name: json.dumps(config)})
 
 
+def fetch_nginx() -> None:
+    """Debian's nginx, unpacked under bench/.venvs and not installed; where that cannot be had, the others are measured without it."""
+    folder = VENVS / "nginx"
+    if any(map(os.path.exists, NGINX)) or not shutil.which("apt-get"):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "-q", "download", "nginx"], cwd=folder, check=False)
+    for package in folder.glob("nginx_*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+
+
 def build() -> None:
     """The C programs and the peers' environments, made once."""
+    fetch_nginx()
     OUT.mkdir(exist_ok=True)
     for name in ("worker", "load"):
         subprocess.run(["gcc", "-O2", "-Wall", "-o", OUT / name, HERE / f"{name}.c"], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 from scene import Cluster, cluster, read_answer, request
 from standin import expected
+
+from disagg_launch.router.exchange import Exchange, Kept
+from disagg_launch.router.relay import Relay
+from disagg_launch.router.resume import Joined
 
 
 async def metric(c: Cluster, name: str) -> int:
@@ -292,6 +297,30 @@ async def unread_stream(c: Cluster) -> Any:
         for connection in c.app.connections():
             if connection.writable is not None:
                 return writer, reader, connection
+
+
+def test_nothing_is_left_of_requests_however_they_ended(play: Any) -> None:
+    """Exchanges, relays and connections are gone from memory when all have ended, broken or well."""
+
+    async def scene() -> None:
+        async with cluster(1, 3, pause_s=0.005, front_door={"stall_timeout_s": 0.5}) as c:
+            c.gen[0].mode, c.gen[1].mode = "die", "cut"
+            body = {"prompt": "x", "max_tokens": 40, "stream": True}
+            ends = [c.complete(f"p{i}", 12, stream=i % 3 > 0, n=1 + i % 2) for i in range(30)]
+            leaves = [c.post("/v1/completions", body, timeout_s=0.05) for _ in range(10)]
+            await asyncio.gather(*ends, *leaves, return_exceptions=True)
+            while await metric(c, "requests_in_flight"):
+                await asyncio.sleep(0.05)
+            for worker in c.gen:  # and a stream that nothing happens to, so that the last one's connection holds another's nothing
+                worker.mode = "ok"
+            assert (await c.complete("x", 2)).status == 200
+            while len(list(c.app.connections())) > 1:
+                await asyncio.sleep(0.05)
+            gc.collect()
+            left = [one for one in gc.get_objects() if isinstance(one, (Exchange, Kept, Relay, Joined))]
+            assert not left, left[:3]
+
+    play(scene)
 
 
 def test_the_gateway_tells_who_is_gone_and_who_is_back(play: Any, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from disagg_launch.errors import BadInput
-from disagg_launch.router.config import parse
+from disagg_launch.router.assembly import renewed, unchangeable
+from disagg_launch.router.config import POLICIES, FrontDoor, parse
 from disagg_launch.router.keys import Keys
 
 GOOD = {
@@ -67,3 +69,15 @@ def test_missing_keys_are_an_error(tmp_path: Path) -> None:
         Keys(str(tmp_path / "none"))
     with pytest.raises(BadInput):
         Keys(env="SURELY_NOT_SET")
+
+
+def test_the_page_about_the_router_knows_every_key_and_policy() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "router.md").read_text()
+    assert [name for name in (*(one.name for one in fields(FrontDoor)), *POLICIES) if name not in page] == []
+
+
+def test_a_reload_keeps_what_sockets_and_processes_hang_on() -> None:
+    old, new = parse(GOOD), parse({**GOOD, "port": 4321, "max_retries": 5, "front_door": {"processes": 2, "max_queue": 7}})
+    assert list(unchangeable(old, new)) == ["port", "front_door.processes"]
+    made = renewed(old, new)
+    assert (made.port, made.front_door.processes, made.max_retries, made.front_door.max_queue) == (1234, 1, 5, 7)
