@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,7 +47,8 @@ class Terminal:
     def __init__(self, *words: str, width: int = 80, height: int = 24) -> None:
         self.screen = pyte.Screen(width, height)
         self._stream = pyte.ByteStream(self.screen)
-        self.child = pexpect.spawn(CLI[0], [*CLI[1:], *words], dimensions=(height, width), env={**_environ(), "TERM": "xterm-256color"})
+        environ = {**_environ(), "TERM": "xterm-256color"}
+        self.child = pexpect.spawn(CLI[0], [*CLI[1:], *words], dimensions=(height, width), env=environ, preexec_fn=_heed_ctrl_c)
 
     def until(self, condition: Callable[[str], Any], limit_s: float = 120) -> Any:
         """What `condition` says of the screen's text as soon as that is true."""
@@ -74,7 +77,10 @@ class Terminal:
         return int(self.child.exitstatus)
 
 
-def _environ() -> dict[str, str]:
-    import os
+def _heed_ctrl_c() -> None:
+    # tests started in the background of a shell are born deaf to it, and so would be whom they start
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+
+def _environ() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
