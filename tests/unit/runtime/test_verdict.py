@@ -52,8 +52,9 @@ def scene(tmp_path):
     return Scene(tmp_path)
 
 
-def test_of_64_instances_the_first_to_fail_is_found_not_the_loudest(scene):
+def test_of_64_instances_the_first_to_fail_is_found_not_the_loudest(scene, monkeypatch):
     """gen41's rank 2 runs out of memory; everybody else sees connections break, and shouts about it."""
+    monkeypatch.setattr("disagg_launch.runtime.signs.BUDGET_S", 600.0)  # not a matter of how busy this machine is
     for n in range(64):
         scene.instance(f"gen{n}", *range(4 * n, 4 * n + 4))
     for n in range(64):
