@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-import orjson
-
+from disagg_launch.router.admin import message_of
 from disagg_launch.router.exchange import refusal
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Deeds:
         """Do {"what": drain, undrain, restart or nothing, "instance": name}. Refused: see `Admin.admit`; 400, 404 and 409."""
         admin = self._admin()
         admin.admit(authorization, peer)
-        message = _object(body)
+        message = message_of(body)
         what, name = message.get("what"), message.get("instance")
         if what == "nothing":
             return {"ok": True}
@@ -71,13 +70,3 @@ async def _command(run: Path, name: str) -> str:
     _, said = await process.communicate()
     text = said.decode("utf-8", "replace").strip()
     return (text or f"exit code {process.returncode}") if process.returncode else ""
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        message = orjson.loads(body)
-    except ValueError:
-        message = None
-    if not isinstance(message, dict):
-        raise refusal(400, "the body must be a JSON object")
-    return message

@@ -49,7 +49,7 @@ class Admin:
             return dumps(self._load())
         if request.method != b"POST" or what not in (*STATES, REMOVE):
             raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers or load")
-        return self.carry_out(what, _message(bytes(request.body)))
+        return self.carry_out(what, message_of(bytes(request.body)))
 
     def admit(self, authorization: bytes, peer: str) -> None:
         """Come back if the bearer may act. Refused: 404 without an admin interface, 403 from elsewhere, 401 without the token."""
@@ -89,7 +89,8 @@ class Admin:
         return dumps([row(worker) for worker in found])
 
 
-def _message(body: bytes) -> dict[str, Any]:
+def message_of(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Refused with 400 when it is none."""
     try:
         message = orjson.loads(body)
     except ValueError:
