@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import click
 
 from disagg_launch import __version__
-from disagg_launch.errors import DisaggError
+from disagg_launch.errors import BadInput, DisaggError
 
 # name -> (module in disagg_launch.commands, attribute, one-line help). The help stands here so that --help imports nothing.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -48,8 +50,28 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 EPILOG = "Exit codes: 0 done, 2 bad use or bad file, 3 does not fit, 4 backend missing or refused, 5 not ready in time, 6 a worker died, 130/143 signals."  # noqa: E501
 
 
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Leave with 0 when the reader of our standard output has left (`| head`): that is no error. click itself would leave with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there, not at the end either
+        sys.exit(0)
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported when they are used."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """As click's; `--help` is printed in here."""
+        with _reader_may_leave():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Command names in the order of the table, which is the order of use."""
@@ -62,6 +84,15 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"disagg_launch.commands.{module}"), attribute)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        """The command that the words begin with; for a name that there is not, also what was probably meant."""
+        if args and args[0] not in COMMANDS:
+            import difflib
+
+            if near := difflib.get_close_matches(args[0], COMMANDS, n=1):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table alone."""
@@ -78,18 +109,17 @@ def root() -> None:
 def main(argv: Optional[list[str]] = None) -> Any:
     """Run the command line and leave with the exit code of the table in `errors`."""
     try:
-        root.main(args=argv, prog_name="disagg-launch", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+        # what it gives back is the code of click.exceptions.Exit, or None
+        sys.exit(root.main(args=argv, prog_name="disagg-launch", standalone_mode=False))
     except click.ClickException as wrong:
         wrong.show()
         sys.exit(wrong.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(128 + signal.SIGINT)
     except DisaggError as error:
-        print(f"disagg-launch: {error}", file=sys.stderr)
+        click.echo(f"disagg-launch: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # the reader of our standard output left (`| head`): not an error, and nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as wrong:
+        # a file or folder that the user named, or a full disk
+        click.echo(f"disagg-launch: {': '.join(str(one) for one in (wrong.filename, wrong.strerror or wrong) if one)}", err=True)
+        sys.exit(BadInput.exit_code)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from disagg_launch.errors import BadInput
 from disagg_launch.launch import Ref, Text
 
 # What stands for a Ref while the YAML is written; text that looks like it is refused by `_marked`.
@@ -17,7 +18,7 @@ _MARK = re.compile(r"<<late-bound (\d+)>>")
 def yaml_text(value: Any) -> Text:
     """`value` as a YAML document whose Refs stay late-bound.
 
-    Tuples are texts made of parts (strings and Refs), not lists. ValueError if a string holds the mark `<<late-bound N>>`.
+    Tuples are texts made of parts (strings and Refs), not lists. BadInput if a string holds the mark `<<late-bound N>>`.
     """
     refs: list[Ref] = []
     # ASCII: PyYAML writes some Unicode line breaks in a form that it reads back as other text
@@ -29,7 +30,7 @@ def yaml_text(value: Any) -> Text:
 
 
 def json_text(value: Any) -> Text:
-    """`value` as JSON on one line whose Refs, each of which stands for a number, stay late-bound. ValueError as for `yaml_text`."""
+    """`value` as JSON on one line whose Refs, each of which stands for a number, stay late-bound. BadInput as for `yaml_text`."""
     refs: list[Ref] = []
     pieces = re.split(f'"{_MARK.pattern}"', json.dumps(_marked(value, refs)))
     return tuple(refs[int(p)] if n % 2 else p for n, p in enumerate(pieces) if p) if refs else pieces[0]
@@ -46,5 +47,5 @@ def _marked(value: Any, refs: list[Ref]) -> Any:
     if isinstance(value, list):
         return [_marked(v, refs) for v in value]
     if isinstance(value, str) and _MARK.search(value):
-        raise ValueError(f"{value!r} holds a mark that is kept for the program's own use")
+        raise BadInput(f"{value!r} holds a mark that is kept for the program's own use; write it in another way")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -85,10 +86,12 @@ class Plan:
 
     def instance(self, name: str) -> Instance:
         """The instance called `name`; KeyError if there is none."""
-        for one in self.instances:
-            if one.name == name:
-                return one
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Instance]:
+        # many ask for every instance in turn, and a plan may have a hundred thousand
+        return {one.name: one for one in self.instances}
 
     def ranks_of(self, name: str) -> tuple[Rank, ...]:
         """The rows of one instance, in order of instance_rank."""

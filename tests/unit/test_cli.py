@@ -1,8 +1,11 @@
 """The command line: help without heavy imports, exit codes from the table, commands that exist."""
 
 import importlib
+import pathlib
+import shlex
 import subprocess
 import sys
+from typing import Any
 
 import click
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from disagg_launch import cli
 from disagg_launch.errors import BackendRefused, BadInput, DoesNotFit, NotReady, WorkerDied
 
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 HEAVY = {"pydantic", "jinja2", "yaml", "rich", "numpy", "uvicorn", "requests", "psutil", "mpi4py", "orjson"}
 
 
@@ -44,8 +48,30 @@ def test_errors_become_exit_codes(
         assert "what went wrong" in capsys.readouterr().err
 
 
+def call(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "disagg_launch", *map(str, words)], capture_output=True, text=True, check=False, **more)
+
+
 def test_bad_use_is_exit_code_2() -> None:
-    done = subprocess.run([sys.executable, "-m", "disagg_launch", "plna"], capture_output=True, text=True, check=False)
+    done = call("plna")
     assert done.returncode == 2
-    assert "plna" in done.stderr
+    assert "No such command 'plna'. Did you mean 'plan'?" in done.stderr
     assert done.stdout == ""
+
+
+def test_errors_that_lint_found_are_exit_code_2() -> None:
+    assert call("lint", EXAMPLES / "laptop.yaml").returncode == 0
+    assert call("lint", "/dev/null").returncode == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    quoted = shlex.join([sys.executable, "-m", "disagg_launch", "plan", str(EXAMPLES / "laptop.yaml")])
+    done = subprocess.run(["bash", "-c", f"{quoted} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [("plan", "laptop.yaml"), ("render", "--dry-run", "laptop.yaml"), ("schema",)])
+def test_a_full_disk_is_said_without_a_traceback(words: tuple[str, ...]) -> None:
+    quoted = shlex.join([sys.executable, "-m", "disagg_launch", *words])
+    done = subprocess.run(["bash", "-c", f"{quoted} > /dev/full"], cwd=EXAMPLES, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "disagg-launch: No space left on device\n")

@@ -1,6 +1,7 @@
 """The plan: to JSON and back without loss, and a digest that notices every change."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,21 @@ def test_a_changed_row_is_noticed(row: int, column: str, by: int) -> None:
 def test_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version 99"):
         plan.from_json(plan.to_json(two_instances()).replace('"version": 1', '"version": 99'))
+
+
+def test_asking_for_every_instance_in_turn_walks_over_them_once() -> None:
+    class Counted(tuple[Instance, ...]):
+        walks = 0
+
+        def __iter__(self) -> Iterator[Instance]:
+            Counted.walks += 1
+            return super().__iter__()
+
+    made = replace(two_instances(), instances=Counted(two_instances().instances))
+    assert [made.instance(name).port for name in ("ctx0", "gen0") * 50] == [8001, 8002] * 50
+    assert Counted.walks == 1
+    with pytest.raises(KeyError):
+        made.instance("ctx9")
 
 
 def test_steps_cover_every_rank_once() -> None:

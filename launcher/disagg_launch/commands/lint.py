@@ -56,7 +56,7 @@ def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]
     plan, refusal = _planned(spec)
     # what an engine's module adds by itself is told when it is added, by `render` and `up`
     own = tuple(one for one in engines.check(spec, plan) if one.severity == "error") if plan else ()
-    return (*rules.check(spec, plan), *own), refusal
+    return tuple(sorted({*rules.check(spec, plan), *own})), refusal
 
 
 def _planned(spec: Spec) -> tuple[Optional[Plan], Optional[DoesNotFit]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import click
 
@@ -84,17 +84,20 @@ def complain(topology: Spec, made: Plan) -> bool:
     """Print what lint and the engine's module say on standard error; True if there is an error among it."""
     from disagg_launch import engines, lint, spec
 
-    complaints = (*lint.check(topology, made), *engines.check(topology, made))
+    complaints = sorted({*lint.check(topology, made), *engines.check(topology, made)})
     for one in complaints:
         click.echo(str(one), err=True)
     return any(one.severity == spec.ERROR for one in complaints)
 
 
-def _print(made: Plan, width: Optional[int] = None) -> None:
+def _print(made: Plan) -> None:
     from rich.console import Console
 
     from disagg_launch.layouts.terminal import lines
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    for line in lines(made, width or console.width):
-        console.print(line)
+    # rich would leave with its own exit code when the reader of a pipe has left
+    with console.capture() as text:
+        for line in lines(made, console.width):
+            console.print(line)
+    click.echo(text.get(), nl=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterator
 
 from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
-from disagg_launch.spec.complaint import WARNING, Complaint, did_you_mean, found, listed, near
+from disagg_launch.spec.complaint import WARNING, Complaint, Path, did_you_mean, found, listed, near
 from disagg_launch.spec.engine_keys import known_keys
 from disagg_launch.spec.inherit import SECTIONS, own_keys
 from disagg_launch.spec.maps import Cluster
@@ -13,6 +13,7 @@ from disagg_launch.spec.model import Section, Topology
 from disagg_launch.spec.source import Source
 
 MOST_RANKS = 1_000_000
+UNLIMITED = 1 << 60
 OUR_MAPS = ("engine", "cluster", "slurm", "mpi")
 # From this likeness on, a key that no engine has is our own key misspelt: running without it would be a surprise.
 MISSPELT = 0.85
@@ -41,7 +42,8 @@ def _sections_there(topology: Topology, source: Source) -> Iterator[Complaint]:
     for key in SECTIONS:
         if key not in source.values:
             yield source.complaint((), f"found no {key}; allowed: a map of the role's servers (for none: `{key}: {{num_instances: 0}}`)")
-    if all(key in source.values for key in SECTIONS) and not any(s.num_instances for _, _, s in sections(topology)):
+    usable = all(key in source.values and isinstance(source.value(key, default={}), (dict, type(None))) for key in SECTIONS)
+    if usable and not any(s.num_instances for _, _, s in sections(topology)):
         yield source.complaint(("generation_servers", "num_instances"), "found 0 in both sections; allowed: at least one instance in all")
 
 
@@ -74,7 +76,8 @@ def _model_named(topology: Topology, source: Source) -> Iterator[Complaint]:
     if is_external(source) or topology.engine.name == "command":
         return
     for key, _, section in sections(topology):
-        if section.num_instances and section.model is None and section.command is None and key in source.values:
+        written = source.value(key, "model", default=source.value("model"))
+        if section.num_instances and written is None and section.command is None and key in source.values:
             yield source.complaint((key, "model"), "is missing; allowed: a path or name, here or at the top level for both sections")
 
 
@@ -105,24 +108,42 @@ def _size_bounded(topology: Topology, source: Source) -> Iterator[Complaint]:
 
 def _pins_fit(topology: Topology, source: Source) -> Iterator[Complaint]:
     names = [f"{PREFIX[role]}{i}" for _, role, section in sections(topology) for i in range(section.num_instances)]
+    nodes, gpus = _counts(topology.cluster)
     for name, pin in topology.cluster.pins.items():
         path = ("cluster", "pins", name)
         if name not in names:
             yield source.complaint(path, f"found no instance of that name; allowed: {listed(names)}{did_you_mean(name, names)}", key=True)
-        yield from _in_range(source, path, topology.cluster, pin.nodes, pin.gpus)
-    out = topology.cluster.exclude
-    yield from _in_range(source, ("cluster", "exclude"), topology.cluster, out.nodes, ())
+        yield from _in_range(source, (*path, "nodes"), pin.nodes, nodes)
+        yield from _in_range(source, (*path, "gpus"), pin.gpus, gpus)
 
 
-def _in_range(
-    source: Source, path: tuple[str, ...], cluster: Cluster, nodes: tuple[int, ...], gpus: tuple[int, ...]
-) -> Iterator[Complaint]:
-    count = sum(g.nodes for g in cluster.groups) or cluster.nodes
-    most = max([g.gpus_per_node for g in cluster.groups] or [cluster.gpus_per_node])
-    for what, numbers, limit in (("nodes", nodes, count), ("gpus", gpus, most)):
-        for i, number in enumerate(numbers):
-            if limit is not None and number >= limit:
-                yield source.complaint((*path, what, i), f"found {number}; allowed: 0..{limit - 1} (numbers count from 0)")
+def _exclusions_fit(topology: Topology, source: Source) -> Iterator[Complaint]:
+    nodes, gpus = _counts(topology.cluster)
+    out, path = topology.cluster.exclude, ("cluster", "exclude")
+    yield from _in_range(source, (*path, "nodes"), out.nodes, nodes)
+    for node, numbers in out.gpus.items():
+        if not 0 <= node < nodes:
+            yield source.complaint((*path, "gpus", node), f"found node {node}; allowed: {_from_0(nodes)}", key=True)
+        yield from _in_range(source, (*path, "gpus", node), numbers, gpus)
+
+
+def _counts(cluster: Cluster) -> tuple[int, int]:
+    """How many nodes there are (UNLIMITED if as many as are needed), and the most GPUs of one."""
+    if cluster.groups:
+        return sum(group.nodes for group in cluster.groups), max(group.gpus_per_node for group in cluster.groups)
+    return cluster.nodes or UNLIMITED, cluster.gpus_per_node
+
+
+def _in_range(source: Source, path: Path, numbers: tuple[int, ...], limit: int) -> Iterator[Complaint]:
+    for i, number in enumerate(numbers):
+        if number >= limit:
+            yield source.complaint((*path, i), f"found {number}; allowed: {_from_0(limit)}")
+        elif number in numbers[:i]:
+            yield source.complaint((*path, i), f"found {number} twice; allowed: each number once")
+
+
+def _from_0(limit: int) -> str:
+    return f"0..{'' if limit == UNLIMITED else limit - 1} (numbers count from 0)"
 
 
 def _cluster_whole(topology: Topology, source: Source) -> Iterator[Complaint]:
@@ -191,6 +212,7 @@ RULES: tuple[Rule, ...] = (
     _front_door_elsewhere,
     _size_bounded,
     _pins_fit,
+    _exclusions_fit,
     _cluster_whole,
     _autoscale_whole,
     _metadata_there,

@@ -25,7 +25,9 @@ PLAIN = {
     "model_attributes_type": "a map",
     "tuple_type": "a list",
     "none_required": "nothing",
+    "invalid_key": "text",
 }
+MAPS = ("model_type", "model_attributes_type")
 LIMITS = {"greater_than_equal": "at least {ge}", "greater_than": "more than {gt}", "less_than_equal": "at most {le}"}
 
 
@@ -37,6 +39,9 @@ def explain(error: ValidationError, source: Source, model: type[BaseModel]) -> l
 def _one(error: dict[str, Any], source: Source, model: type[BaseModel]) -> Complaint:
     path, is_key = _path(error["loc"], source)
     kind, context = error["type"], error.get("ctx", {})
+    is_key = is_key or kind == "invalid_key"
+    if kind in MAPS and isinstance(error["input"], str) and "name" in _keys(model, path):
+        return source.complaint(path, f"found {found(error['input'])}; allowed: a map, here {{name: {error['input']}}}")
     if kind == "extra_forbidden":
         return source.complaint(path, unknown_key(path[-1], _keys(model, path[:-1])), key=True)
     if kind == "missing":

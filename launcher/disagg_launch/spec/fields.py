@@ -26,6 +26,12 @@ def no_control(value: str) -> str:
     return value
 
 
+def _variable(value: str) -> str:
+    if not value or "=" in value:
+        raise ValueError('the name of a variable, without "="')
+    return value
+
+
 def _url(value: str) -> str:
     host, _, port = value.partition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65_536:
@@ -39,7 +45,7 @@ Word = Annotated[str, WORD, WithJsonSchema({"type": ["string", "number"]})]
 Line = Annotated[str, AfterValidator(no_control)]
 Short = Annotated[Word, AfterValidator(no_control)]
 Url = Annotated[str, AfterValidator(_url)]
-Environ = dict[str, Word]
+Environ = dict[Annotated[str, AfterValidator(_variable)], Word]
 Command = Many[Word]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
@@ -47,4 +53,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 class Closed(BaseModel):
     """A map of ours: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )

@@ -6,6 +6,7 @@ The tree is walked by hand and not with yaml.safe_load because that forgets the 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -17,6 +18,8 @@ MOST_CHARACTERS, MOST_VALUES, MOST_DIGITS, DEEPEST = 1 << 18, 100_000, 100, 40
 PREFIX = "tag:yaml.org,2002:"
 SCALARS = ("str", "int", "float", "bool", "null")
 MERGE = PREFIX + "merge"
+# by escapes in quotes a text can hold a NUL, or half of a pair that stands for one character
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
 Position = tuple[int, int]
 SECTIONS: tuple[Path, ...] = (("context_servers",), ("generation_servers",))
 _Pair = tuple[yaml.Node, yaml.Node]
@@ -75,6 +78,9 @@ def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
         mark = wrong.problem_mark or wrong.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         return source, [Complaint(file, line, column, "", f"not YAML: {', '.join(filter(None, [wrong.context, wrong.problem]))}")]
+    except yaml.reader.ReaderError as wrong:
+        found = f"not YAML: found the character U+{wrong.character:04X}, which YAML does not allow"
+        return source, [Complaint(file, *_position(text, wrong.position), "", found)]
     except yaml.YAMLError as wrong:
         return source, [Complaint(file, 1, 1, "", f"not YAML: {str(wrong).splitlines()[0]}")]
     if root is None:
@@ -179,6 +185,10 @@ class _Walk:
         if kind not in SCALARS:
             self.wrong.append(self._complain(node, path, f"found the tag {node.tag!r}; allowed: plain YAML without tags"))
             return None
+        if unusable := UNUSABLE.search(node.value):
+            text = f"found the character U+{ord(unusable[0]):04X}, which no file and no command line can hold"
+            self.wrong.append(self._complain(node, path, text))
+            return None
         if kind in ("int", "float") and ":" in node.value:
             return node.value
         try:
@@ -199,6 +209,11 @@ class _Walk:
 
     def _complain(self, node: yaml.Node, path: Path, text: str) -> Complaint:
         return Complaint(self.source.file, *_place(node), dotted(path), text)
+
+
+def _position(text: str, index: int) -> Position:
+    before = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text[:index])  # YAML's line breaks
+    return len(before), len(before[-1]) + 1
 
 
 def _place(node: yaml.Node) -> Position:

@@ -182,6 +182,10 @@ def test_all_complaints_come_at_once_sorted_and_placed():
         ("? [a, b]\n: 1\n", "t.yaml:1:3: found a map or list as a key"),
         ("<<: 3\n", "t.yaml:1:1: found `<<` without a map"),
         ("a: 1\n---\nb: 2\n", "t.yaml:2:1: not YAML"),
+        ("a: 1\r\nbb: \0\n", "t.yaml:2:5: not YAML: found the character U+0000, which YAML does not allow"),
+        ('model: m\nenv: {A: "x\\0"}\n', "t.yaml:2:10: env.A: found the character U+0000, which no file and no command line can hold"),
+        ('model: "\\ud800"\n', "t.yaml:1:8: model: found the character U+D800"),
+        ("model: m\n1: 2\ncontext_servers:\ngeneration_servers:\n", "t.yaml:2:1: [1]: found 1 (an integer); allowed: text"),
     ],
 )
 def test_files_that_are_no_topology(text, line):
@@ -204,6 +208,12 @@ def test_unreadable_files_say_so(tmp_path):
         ("cluster: {policy: align_domain}", "cluster.domain_nodes: is missing"),
         ("cluster: {nodes: 2, pins: {gen0: {nodes: [2]}}}", "cluster.pins.gen0.nodes[0]: found 2; allowed: 0..1"),
         ("cluster: {nodes: 3, groups: [{name: a, nodes: 1, gpus_per_node: 4}]}", "cluster.nodes: found 3, but the groups have 1"),
+        ("cluster: {pins: {ctx0: {gpus: [0, 0]}}}", "cluster.pins.ctx0.gpus[1]: found 0 twice; allowed: each number once"),
+        ("cluster: {exclude: {gpus: {1: [0, 8], -1: [0]}}}", "cluster.exclude.gpus[1][1]: found 8; allowed: 0..7"),
+        ("cluster: {nodes: 1, exclude: {gpus: {1: [0]}}}", "cluster.exclude.gpus[1]: found node 1; allowed: 0..0"),
+        ("env: {A=B: c}", """env.A=B: found 'A=B' (a string); allowed: the name of a variable, without "=\""""),
+        ("readiness: {limit_s: .nan}", "readiness.limit_s: found nan (a number); allowed: a finite number"),
+        ("router: builtin", "router: found 'builtin' (a string); allowed: a map, here {name: builtin}"),
         ("router: {name: command}", "router.command: is missing"),
         ("port: 70000", "port: found 70000 (an integer); allowed: at most 65535"),
         ("port: '8000'", "port: found '8000' (a string); allowed: an integer"),
@@ -214,6 +224,18 @@ def test_unreadable_files_say_so(tmp_path):
 )
 def test_rules_of_single_keys(extra, said):
     assert any(said in line for line in complaints(SMALL + extra + "\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model: "a\\nb"\ncontext_servers:\ngeneration_servers:\n',
+        "model: m\nport: x\ncontext_servers: [1]\ngeneration_servers:\n",
+        "model: m\nport: x\ncontext_servers: {num_instances: 0, model: [1]}\ngeneration_servers:\n",
+    ],
+)
+def test_what_is_there_but_wrong_is_not_called_missing(text):
+    assert not [line for line in complaints(text) if "missing" in line or "at least one instance" in line]
 
 
 def test_sections_have_to_be_there():
