@@ -64,23 +64,31 @@ def render(
 def write(files: Iterable[File], run: pathlib.Path) -> None:
     """Write the run folder: all of it or nothing. BadInput if something is there that may not be replaced.
 
-    A folder that was only rendered is replaced; one in which a gateway ran holds logs, and is left alone.
+    A folder that was only rendered is replaced; one that was `used` is left alone.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         if not (run / "plan.json").exists():
             raise BadInput(f"{run}: found something that is not a run folder; name another with --run")
-        if (run / "state").exists():
-            raise BadInput(f"{run}: found a run folder that was used and holds its logs; name another with --run, or remove it")
+        if used(run):
+            raise BadInput(f"{run}: found a run folder that was used; name another with --run, or remove it")
     fresh = run.with_name(f".{run.name}.{os.getpid()}")
-    for one in files:
-        path = fresh / one.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(one.text if isinstance(one.text, bytes) else one.text.encode())
-        path.chmod(one.mode)
-    (fresh / "logs").mkdir()
-    if run.exists():
-        shutil.rmtree(run)
-    fresh.rename(run)
+    try:
+        for one in files:
+            path = fresh / one.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(one.text if isinstance(one.text, bytes) else one.text.encode())
+            path.chmod(one.mode)
+        (fresh / "logs").mkdir()
+        if run.exists():
+            shutil.rmtree(run)
+        fresh.rename(run)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # there only if something went wrong
+
+
+def used(run: pathlib.Path) -> bool:
+    """Whether a gateway ran in a folder, which then holds its logs, or a job was sent from it, which may yet begin there."""
+    return (run / "state").exists() or (run / "job.json").exists()
 
 
 def _check_worlds(spec: Spec, workers: tuple[launch.Worker, ...], starts: tuple[launch.Start, ...]) -> None:

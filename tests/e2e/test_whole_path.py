@@ -212,7 +212,7 @@ def test_nothing_is_written_for_a_bad_file(spec: pathlib.Path) -> None:
 def test_a_used_run_folder_is_not_overwritten(spec: pathlib.Path) -> None:
     assert ended(up(spec, "--", "true"))[0] == 0
     status, said = ended(up(spec, "--", "true"))
-    assert (status, "holds its logs" in said) == (2, True)
+    assert (status, "found a run folder that was used" in said) == (2, True)
 
 
 def test_a_missing_command_behind_the_dashes_is_named(spec: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from disagg_launch.commands.run import unused, written
+from disagg_launch.commands.run import written
 from disagg_launch.errors import BadInput, DisaggError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _folder(path: pathlib.Path, scenario: Scenario, run: Optional[pathlib.Path])
     if not plan.instances:
         raise BadInput(f"{path}: its servers run already; a rehearsal needs instances to start")
     _check_policy(path, topology, scenario)
-    return written(topology, stage.files(topology, plan, scenario), run or unused(REHEARSALS / topology.name))
+    return written(topology, stage.files(topology, plan, scenario), run, REHEARSALS, begins=True)
 
 
 def _check_policy(path: pathlib.Path, topology: Spec, scenario: Scenario) -> None:

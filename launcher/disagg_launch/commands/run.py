@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 import click
@@ -76,7 +77,7 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
     if command and not shutil.which(command[0]):
         raise BackendRefused(f"{command[0]}: found no such program; give the path of one after --")
     topology, chosen, files = rendered(spec, backend)
-    folder = written(topology, files, run)
+    folder = written(topology, files, run, begins=True)
     click.echo(f"run folder: {folder}", err=True)
     gateway = backends.load(chosen).gateway(str(folder), os.environ)
     if not command:
@@ -217,24 +218,51 @@ def show(files: Iterable[File]) -> None:
             click.echo(f"==> {one.path} <==\n{one.text}")
 
 
-def written(topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path]) -> pathlib.Path:
-    """The absolute path of the run folder with these files; without a name, runs/NAME or the next that is free."""
+def written(
+    topology: Spec, files: tuple[File, ...], run: Optional[pathlib.Path], runs: pathlib.Path = RUNS, begins: bool = False
+) -> pathlib.Path:
+    """The absolute path of the run folder with these files; without a name, `runs`/NAME or the next that is free.
+
+    `begins`: a gateway is about to begin there, so that it counts as used from now on. BadInput if it cannot be written.
+    """
     from disagg_launch import render
 
-    folder = (run or unused(RUNS / topology.name)).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    render.write(files, folder)
-    if run is None:
-        fresh = LATEST.with_name(f".latest.{os.getpid()}")
-        fresh.symlink_to(folder.name)
-        fresh.replace(LATEST)
+    folder = (run or runs / topology.name).absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent):
+            folder = folder if run else unused(folder)
+            render.write(files, folder)
+            if begins:
+                (folder / "state").mkdir(mode=0o700)
+            if run is None and runs == RUNS:
+                fresh = LATEST.with_name(f".latest.{os.getpid()}")
+                fresh.symlink_to(folder.name)
+                fresh.replace(LATEST)
+    except OSError as wrong:
+        where = f"{wrong.filename}: " if wrong.filename else ""
+        raise BadInput(f"{folder}: cannot be written ({where}{wrong.strerror}); name another folder with --run") from None
     return folder
 
 
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """One process at a time, so that two that begin at once do not take the same folder; where a file system has no locks, without."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def unused(base: pathlib.Path) -> pathlib.Path:
-    """`base`, or base-2, base-3, ...: the first that no gateway has used."""
+    """`base`, or base-2, base-3, ...: the first that was not used, and holds no job array."""
+    from disagg_launch import render
+
     folder, number = base, 1
-    while (folder / "state").exists() or (folder / "0").exists():
+    while render.used(folder) or (folder / "0").exists():
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
