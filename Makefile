@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/laptop.yaml
 
-.PHONY: demo serve test slurm-up slurm-down docs screens screenshots check referees clean
+.PHONY: demo serve test test-gpu slurm-up slurm-down docs screens screenshots check referees clean
 
 # `up SPEC -- COMMAND` runs the command once the router is open, then stops everything.
 demo: $(VENV)/.reference ## two context workers, one generation worker, a router, and questions answered
@@ -18,6 +18,9 @@ serve: $(VENV)/.reference ## the same, and stays up until Ctrl-C
 test: $(VENV)/.dev ## everything that CI runs; where it may (root and apt-get) with a real Slurm, Open MPI and etcd
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python slurm/testcluster/cluster.py install >&2; fi
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-gpu: $(VENV)/.dev ## what needs two real GPUs and a PyTorch in .venv; says so where they are not
+	@$(BIN)/python -m pytest tests/e2e/runtime/test_real_gpus.py
 
 docs: $(VENV)/.dev ## what is generated from the code; tests hold these files to it
 	$(BIN)/disagg-launch schema > examples/topology.schema.json

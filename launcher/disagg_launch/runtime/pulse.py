@@ -19,7 +19,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 WEIGHTS = re.compile(r"\.(?:safetensors|bin|gguf|pt|pth|engine|npz|f32)$")
 LEAST_WEIGHTS_BYTES = 1 << 20
 SMI = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
-SMI_S, SMI_PERIOD_S = 20.0, 15.0
+SMI_S = 20.0
+SMI_PERIOD_S, SMI_SHARE = 2.0, 0.05
+"""It is asked no more often than that, and so seldom that it is at work for no more than this share of the time."""
 
 
 class Pulse:
@@ -112,25 +114,28 @@ def _siblings(path: str) -> Dict[str, int]:
 
 
 class Gpus:
-    """GPU memory by process, as nvidia-smi tells; asked beside everything else, and not often: it can take seconds."""
+    """GPU memory by process, as nvidia-smi tells; asked beside everything else, for it can take seconds."""
 
     def __init__(self) -> None:
         self._used: Mapping[int, int] = {}
-        self._asked_s = -math.inf
+        self._next_s = -math.inf
         self._there = shutil.which(SMI[0]) is not None
 
     def bytes(self, pids: Iterable[int]) -> int:
         """What these held when it was last asked; 0 without nvidia-smi, or where it sees other process numbers than we."""
         now_s = time.monotonic()
-        if self._there and now_s - self._asked_s > SMI_PERIOD_S:
-            self._asked_s = now_s
+        if self._there and now_s >= self._next_s:
+            self._next_s = math.inf  # until it has answered
             threading.Thread(target=self._ask, name="nvidia-smi", daemon=True).start()
         return sum(self._used.get(pid, 0) for pid in pids)
 
     def _ask(self) -> None:
+        began_s = time.monotonic()
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=SMI_S, check=False)
             self._used = gpu_bytes(done.stdout)
+        now_s = time.monotonic()
+        self._next_s = now_s + max(SMI_PERIOD_S, (now_s - began_s) / SMI_SHARE)
 
 
 def gpu_bytes(said: str) -> Dict[int, int]:

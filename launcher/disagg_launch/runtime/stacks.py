@@ -1,6 +1,7 @@
 """Where the processes of an instance that does not get on are: a look from outside, which never ends or changes them.
 
-py-spy where it is on the PATH, the signal upon which the engine writes its stacks to its log, and what the kernel tells of everybody.
+py-spy where it is on the PATH or beside the Python that we run in, the signal upon which the engine writes its stacks to its log, and what
+the kernel tells of everybody.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from typing import Collection, Dict, Iterator
 
@@ -22,7 +24,8 @@ MOST = 16
 
 def samples(pids: Collection[int], ask: str) -> Iterator[str]:
     """Lines about each process. `ask` is the name of the signal upon which it writes its stacks, "" for none; sent only if it listens."""
-    spy, deadline = shutil.which(SPY[0]), time.monotonic() + SPY_S
+    spy = shutil.which(SPY[0]) or shutil.which(SPY[0], path=os.path.dirname(sys.executable))
+    deadline = time.monotonic() + SPY_S
     for pid in sorted(pids)[:MOST]:
         with contextlib.suppress(OSError, KeyError):
             status = _status(pid)

@@ -120,13 +120,12 @@ async def _pump(descriptor: int, hear: Callable[[str], None]) -> None:
 
 
 def said(status: int) -> str:
-    """A wait status in words: "exit code 3" or "signal SIGKILL"."""
+    """A wait status in words: "exit code 3", "signal SIGKILL", or "exit code 137 (SIGKILL)" where a shell told of a signal."""
+    number = os.WEXITSTATUS(status) - 128 if os.WIFEXITED(status) else os.WTERMSIG(status)
+    name = signal.Signals(number).name if number in set(signal.Signals) else ""
     if os.WIFEXITED(status):
-        return f"exit code {os.WEXITSTATUS(status)}"
-    number = os.WTERMSIG(status)
-    with contextlib.suppress(ValueError):
-        return f"signal {signal.Signals(number).name}"
-    return f"signal {number}"
+        return f"exit code {os.WEXITSTATUS(status)}" + (f" ({name})" if name else "")
+    return f"signal {name or number}"
 
 
 async def end(find: Callable[[], Set[int]], first: Callable[[], Awaitable[None]], grace_s: float, hasten: asyncio.Event) -> None:

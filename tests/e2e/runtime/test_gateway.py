@@ -240,7 +240,7 @@ def test_ranks_without_mpi_run_side_by_side_and_the_first_to_die_is_named(deploy
     victim = next(int(text.split()[-1]) for rank, text in run.lines("ctx0") if rank == "2")
     os.kill(victim, signal.SIGKILL)
     assert run.wait() == 6
-    assert f"ctx0 ended: rank 2 on {socket.gethostname()}: exit code 137" in run.text()
+    assert f"ctx0 ended: rank 2 on {socket.gethostname()}: exit code 137 (SIGKILL)" in run.text()
 
 
 @pytest.mark.slow
