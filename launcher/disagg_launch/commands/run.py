@@ -190,7 +190,9 @@ def _while(watcher: subprocess.Popen[str], command: subprocess.Popen[bytes]) -> 
     try:
         while watcher.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return command.wait(POLL_S)
+                code = command.wait(POLL_S)
+                click.echo("the command has ended: stopping", err=True)
+                return code
         return watcher.returncode
     finally:
         command.terminate()
