@@ -16,7 +16,7 @@ import click
 @click.option("--port", type=int, help="Port to listen on, in place of the file's port.")
 @click.option("-r", "--request_timeout", type=float, help="Seconds for one call to a worker, in place of front_door.request_timeout_s.")
 @click.option("--drain", "drain_s", type=int, default=30, show_default=True, help="Seconds that running requests are given at the end.")
-@click.option("--after", type=click.Path(path_type=Path), help="Do not listen before this file is there.")
+@click.option("--closed", is_flag=True, help="Answer nobody but the admin until POST /admin/open.")
 def router(
     path: Path,
     metadata: Optional[Path],
@@ -24,7 +24,7 @@ def router(
     port: Optional[int],
     request_timeout: Optional[float],
     drain_s: int,
-    after: Optional[Path],
+    closed: bool,
 ) -> None:
     """Serve the front door of running context and generation servers until SIGTERM or Ctrl-C; SIGHUP: read the file again."""
     from disagg_launch.router import config as configuration
@@ -38,4 +38,4 @@ def router(
         door = replace(config.front_door, request_timeout_s=request_timeout) if request_timeout else config.front_door
         return replace(config, host=host or config.host, port=config.port if port is None else port, front_door=door)
 
-    run(read, drain_s, after)
+    run(read, drain_s, closed)

@@ -1,6 +1,6 @@
 """What the gateway tells the router: POST /admin/drain, gone, undrain, remove {"worker": "host:port"}; GET /admin/workers and load.
 
-POST /admin/probe is in `trial`.
+POST /admin/open {}: clients are let in, where the router was started `--closed`. POST /admin/probe is in `trial`.
 
 `gone`: the process has ended, so whoever waits for it is served elsewhere at once. `drain`: no new requests, running ones go on.
 `undrain`: it is back, or to be used again; it is given requests as soon as its health page says 200.
@@ -25,7 +25,7 @@ from disagg_launch.router.protocol import Request
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import State
 
-REMOVE = "remove"
+REMOVE, OPEN = "remove", "open"
 STATES = {"drain": State.DRAINING, "gone": State.GONE, "undrain": State.JOINING}
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
@@ -47,8 +47,8 @@ class Admin:
             return dumps([row(worker) for worker in self._fleet.table.by_url.values()])
         if request.method == b"GET" and what == "load":
             return dumps(self._load())
-        if request.method != b"POST" or what not in (*STATES, REMOVE):
-            raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain or remove, GET workers or load")
+        if request.method != b"POST" or what not in (*STATES, REMOVE, OPEN):
+            raise refusal(404, f"there is no /admin/{what}: POST drain, gone, undrain, remove or open, GET workers or load")
         return self.carry_out(what, message_of(bytes(request.body)))
 
     def admit(self, authorization: bytes, peer: str) -> None:
@@ -73,6 +73,10 @@ class Admin:
             self._change(what, message)
 
     def _change(self, what: str, message: dict[str, Any]) -> bytes:
+        if what == OPEN:
+            self._siblings.open()
+            self._fleet.open()
+            return dumps({"ready": self._fleet.ready})
         url, role = message.get("worker"), message.get("role")
         if not is_url(url) or role not in (None, *PREFIX):
             raise refusal(400, 'needed: {"worker": "host:port"}, and "role" context or generation to put in a new one')

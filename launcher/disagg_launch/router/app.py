@@ -90,6 +90,8 @@ class App:
         admin_port = self._door.admin_port
         mounts = self._inner if request.port == admin_port else self._outer
         try:
+            if self._fleet.closed and path.startswith(b"/v1/"):
+                raise refusal(503, f"{self._fleet.lacking()}: the deployment is starting", retry_after_s=1)
             if path in _COMPLETING and request.port != admin_port:
                 await self._complete(request, path, reply, number)
             elif path == b"/admin/probe" and admin_port in (0, request.port):

@@ -49,6 +49,7 @@ class Assembly:
 
     async def start(self, before: Assembly | None = None) -> None:
         """Begin to probe the workers: those of the configuration, and those that the assembly `before` was told of."""
+        self.fleet.closed = before.fleet.closed if before else self.fleet.closed
         await self.fleet.start()
         if before is None:
             return

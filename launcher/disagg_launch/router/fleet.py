@@ -20,6 +20,7 @@ SWEEP_S = 0.25
 JOINING_INTERVAL_S = 0.1  # between two probes of a worker that is not up yet
 SILENT_PROBES_TO_GONE = 3
 ROLE_IDS = {CONTEXT: 0, GENERATION: 1}
+_NOT_UP = (State.JOINING, State.GONE, State.SUSPECT)
 
 
 class Fleet:
@@ -33,6 +34,8 @@ class Fleet:
         self._at_once = self._dialect.CONCURRENT or config.schedule == "generation_first"
         self._probes: dict[Worker, asyncio.Task[None]] = {}
         self._sweeper: Optional[asyncio.Task[None]] = None
+        self.closed = False
+        """Whether clients are still kept out: the admin then tries the workers, and who is still loading is not asked all the time."""
 
     async def start(self) -> None:
         """Put in the configured workers and begin to probe them."""
@@ -76,13 +79,23 @@ class Fleet:
         self.table.change(worker, state)
         self._changed(worker)
 
+    def open(self) -> None:
+        """Let clients in; who is not known to be up is looked at now."""
+        self.closed = False
+        for worker, probe in list(self._probes.items()):
+            if worker.state in _NOT_UP:
+                probe.cancel()
+                self._probes[worker] = asyncio.ensure_future(self._probe(worker))
+
     @property
     def ready(self) -> bool:
-        """Whether there are as many workers as there must be: one for each hop, or what a cluster says."""
+        """Whether clients are let in and there are as many workers as there must be: one for each hop, or what a cluster says."""
         return not self.lacking()
 
     def lacking(self) -> str:
         """What is missing to be ready, as in "0 of 1 context servers are ready"; "" if nothing is."""
+        if self.closed:
+            return "the front door is not open yet"
         for role in (CONTEXT, GENERATION):
             there, needed = len(self.table.usable(role)), self.config.minimal(role)
             if there < needed:
@@ -113,18 +126,21 @@ class Fleet:
 
     async def _probe(self, worker: Worker) -> None:
         door = self.config.front_door
-        loop = asyncio.get_running_loop()
         while True:
-            worker.pool.heard = False
-            try:
-                status, _ = await worker.pool.call(b"GET", b"/health", b"", b"", door.health_timeout_s)
-            except UpstreamError:
-                status = 0
-            if status == 200 and worker.state is not State.READY and worker.role == CONTEXT and self._at_once:
-                await self._learn(worker)
-            self._judge(worker, status, loop.time())
-            waiting = worker.state in (State.JOINING, State.GONE, State.SUSPECT)
+            await self.look(worker)
+            waiting = worker.state in _NOT_UP and not self.closed
             await asyncio.sleep(min(JOINING_INTERVAL_S, door.health_interval_s) if waiting else door.health_interval_s)
+
+    async def look(self, worker: Worker) -> None:
+        """Ask a worker for its health now, and for what it offers if it was not ready before."""
+        worker.pool.heard = False
+        try:
+            status, _ = await worker.pool.call(b"GET", b"/health", b"", b"", self.config.front_door.health_timeout_s)
+        except UpstreamError:
+            status = 0
+        if status == 200 and worker.state is not State.READY and worker.role == CONTEXT and self._at_once:
+            await self._learn(worker)
+        self._judge(worker, status, asyncio.get_running_loop().time())
 
     async def _learn(self, worker: Worker) -> None:
         """Ask a context worker what is needed to ask both hops at once; one that does not say offers nothing."""

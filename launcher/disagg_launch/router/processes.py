@@ -29,6 +29,7 @@ class Siblings:
 
     def __init__(self, folder: Optional[Path] = None, own: int = 0, count: int = 1) -> None:
         self._others = [str(folder / str(n)) for n in range(count) if n != own] if folder else []
+        self._opened = folder / "open" if folder else None
         self._socket: Optional[socket.socket] = None
         if folder:
             path = folder / str(own)
@@ -43,6 +44,16 @@ class Siblings:
             with contextlib.suppress(OSError):
                 assert self._socket is not None
                 self._socket.sendto(news, other)
+
+    @property
+    def opened(self) -> bool:
+        """Whether one of us was told to let clients in: what a process has to know that is started again."""
+        return self._opened is not None and self._opened.exists()
+
+    def open(self) -> None:
+        """From now on it is so."""
+        if self._opened is not None:
+            self._opened.touch()
 
     def listen(self, loop: Any, hear: Callable[[bytes], None]) -> None:
         """Call `hear` with what another has told."""

@@ -8,9 +8,7 @@ import importlib.util
 import logging
 import os
 import signal
-import time
-from pathlib import Path
-from typing import Any, Callable, Coroutine, Iterable, Optional, cast
+from typing import Any, Callable, Coroutine, Iterable, cast
 
 import uvicorn
 
@@ -28,7 +26,6 @@ SWEEP_S = 1.0  # between two looks for clients that take too long; histograms ar
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 RELOAD_S = 10.0  # that a changed file's workers have to answer before they are used
 ALONE = Siblings()
-LOOK_S = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +33,12 @@ log = logging.getLogger(__name__)
 class Application:
     """What uvicorn runs: it makes the router when the event loop runs, and ends it. Requests come by `protocol`, not by ASGI.
 
-    `again` reads the configuration anew, which is done at SIGHUP.
+    `again` reads the configuration anew, which is done at SIGHUP. `closed`: see `Fleet.closed`.
     """
 
-    def __init__(self, config: Config, siblings: Siblings, again: Callable[[], Config] | None = None) -> None:
+    def __init__(self, config: Config, siblings: Siblings, again: Callable[[], Config] | None = None, closed: bool = False) -> None:
         self._config = config
+        self._closed = closed
         self._siblings = siblings
         self._again = again
         self._parent = os.getppid()
@@ -68,6 +66,8 @@ class Application:
         loop = asyncio.get_running_loop()
         self._now = self._assembly(self._config)
         self._siblings.listen(loop, lambda news: self.app.admin.hear(news))
+        # one that is started again later finds the door as the others have it
+        self._now.fleet.closed = self._closed and not self._siblings.opened
         await self._now.start()
         sweeper = asyncio.ensure_future(self._sweep())
         if self._again:
@@ -143,28 +143,28 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
     return told
 
 
-def server(config: Config, drain_s: int, siblings: Siblings = ALONE, again: Callable[[], Config] | None = None) -> uvicorn.Server:
+def server(
+    config: Config, drain_s: int, siblings: Siblings = ALONE, again: Callable[[], Config] | None = None, closed: bool = False
+) -> uvicorn.Server:
     """A uvicorn server of the router, not yet running."""
-    application = Application(config, siblings, again)
+    application = Application(config, siblings, again, closed)
     one = uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s)))
     application.connections = lambda: cast(Iterable[Connection], one.server_state.connections)
     return one
 
 
-def run(read: Callable[[], Config], drain_s: int, after: Optional[Path] = None) -> None:
+def run(read: Callable[[], Config], drain_s: int, closed: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running, for at most `drain_s` seconds; `read` again at SIGHUP.
 
-    Everything is made ready first, and then nothing is listened on before `after` is there.
+    `closed`: serve only the admin until it says that the door is open.
     """
     config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     storage_token(config)  # that it is missing is said before anything is opened
     flow_of(config)
     door = config.front_door
-    while after is not None and not after.exists():
-        time.sleep(LOOK_S)
     ports = [config.port, *([door.admin_port] if door.admin_port else [])]
-    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read).run(own))
+    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read, closed).run(own))
 
 
 def _loop() -> str:

@@ -19,7 +19,7 @@ from disagg_launch.router.flow import Flow
 from disagg_launch.router.policies import Ask
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.upstream import Pool, UpstreamError
-from disagg_launch.router.workers import Worker
+from disagg_launch.router.workers import State, Worker
 
 PATIENCE_S = 30.0
 PROMPT = "Say yes."
@@ -45,6 +45,8 @@ class Trial:
         if not urls or not all(is_url(url) for url in urls.values()):
             raise refusal(400, 'needed: {"context": "host:port", "generation": "host:port"}, and "timeout_s"')
         pair = {role: self._fleet.table.by_url.get((role, url)) or self._stranger(role, url) for role, url in urls.items()}
+        # whoever asks knows sooner than our own probes who is up; what a context worker offers has to be known to ask both at once
+        await asyncio.gather(*(self._fleet.look(worker) for worker in pair.values() if worker.state is not State.READY))
         try:
             return dumps(await self._try(pair, patience_s))
         finally:

@@ -25,7 +25,7 @@ ADMIN = {"authorization": "Bearer adm-secret"}
 class Program:
     """`disagg-launch router` over stand-ins of this test."""
 
-    def __init__(self, folder: Path, workers: list[StandIn], **door: Any) -> None:
+    def __init__(self, folder: Path, workers: list[StandIn], words: tuple[str, ...], **door: Any) -> None:
         self.workers = workers
         self._door = {"health_interval_s": 0.1, "health_timeout_s": 2, "admin_token_file": str(folder / "token"), **door}
         self._path, self.log = folder / "router.yaml", folder / "log"
@@ -34,7 +34,7 @@ class Program:
             one.bind(("127.0.0.1", 0))
             self.port = one.getsockname()[1]
         self.write(workers)
-        argv = [sys.executable, "-m", "disagg_launch", "router", "--config", str(self._path), "--drain", "20"]
+        argv = [sys.executable, "-m", "disagg_launch", "router", "--config", str(self._path), "--drain", "20", *words]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "SOME_KEYS": "env-secret"})
 
@@ -68,11 +68,13 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(folder: Path, ctx: int = 1, gen: int = 1, pause_s: float = 0.0, **door: Any) -> AsyncIterator[Program]:
+async def program(
+    folder: Path, ctx: int = 1, gen: int = 1, pause_s: float = 0.0, closed: bool = False, **door: Any
+) -> AsyncIterator[Program]:
     workers = [await StandIn(role, pause_s).start() for role in ["context"] * ctx + ["generation"] * gen]
-    one = Program(folder, workers, **door)
+    one = Program(folder, workers, ("--closed",) if closed else (), **door)
     try:
-        await one.until(200, request("GET", "/health"))
+        await one.until(503 if closed else 200, request("GET", "/health"))
         yield one
     finally:
         for child in psutil.Process(one.process.pid).children() if one.process.poll() is None else ():
@@ -133,10 +135,13 @@ async def until_said(one: Program, words: str, times: int) -> None:
 
 def test_several_processes_share_a_port_and_what_they_are_told(play: Any, tmp_path: Path) -> None:
     async def scene() -> None:
-        async with program(tmp_path, 1, 2, processes=2) as one:
+        async with program(tmp_path, 1, 2, processes=2, closed=True) as one:
             parent = psutil.Process(one.process.pid)
             first = {child.pid for child in parent.children()}
             assert len(first) == 2
+            await behind_the_closed_door(one)
+            assert (await one.send(request("POST", "/admin/open", {}, ADMIN))).status == 200
+            await until_all_answer(one, request("GET", "/health"))
             for _ in range(20):
                 assert (await one.complete()).status == 200
             drained = request("POST", "/admin/drain", {"worker": one.workers[1].url}, ADMIN)
@@ -153,12 +158,34 @@ def test_several_processes_share_a_port_and_what_they_are_told(play: Any, tmp_pa
             for _ in range(20):
                 with contextlib.suppress(OSError):  # connections that the killed process had not accepted yet
                     await one.complete()
+            await until_all_answer(one, request("GET", "/health"))  # who came later finds the door open
             children = parent.children()
             one.process.terminate()
             await one.ended()
             assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
     play(scene)
+
+
+async def behind_the_closed_door(one: Program) -> None:
+    """Nobody gets in but the admin, who has a pair tried."""
+    for _ in range(20):
+        refused = await one.complete()
+        assert refused.status == 503 and b"the deployment is starting" in refused.body
+        assert (await one.send(request("GET", "/v1/models"))).status == (await one.send(request("GET", "/health"))).status == 503
+    assert (await one.send(request("POST", "/admin/open", {}))).status == 401
+    pair = {"context": one.workers[0].url, "generation": one.workers[1].url}
+    tried = await one.send(request("POST", "/admin/probe", pair, ADMIN))
+    assert tried.status == 200 and json.loads(tried.body)["ok"]
+    assert one.workers[2].seen == []
+
+
+async def until_all_answer(one: Program, raw: bytes) -> None:
+    """Many times in a row: each process is met by some of them."""
+    in_row = 0
+    while in_row < 40:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            in_row = in_row + 1 if (await one.send(raw)).status == 200 else 0
 
 
 async def until_all_say(one: Program, state: str) -> None:
