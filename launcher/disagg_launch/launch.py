@@ -90,11 +90,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Router:
-    """The front door: started once on node `node`, when every instance is ready. `stop` as in Start.
+    """The front door: started once on node `node`, when every instance is healthy. `stop` as in Start.
 
     `proves` says how it is shown that tokens go through it: "pairs" (it tries a named pair, over its admin side), "requests" (through its
     public side, to whom it likes), or "" (nothing is known of it).
-    `waits`: it can be started beforehand, with "--after FILE" behind its words, and does not listen before the file is there.
+    `waits`: it is started with the instances, with "--closed" behind its words, and answers nobody but the gateway until that opens it.
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
     by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
     `argv` empty: the front door is another run's, whose folder `run` is (against this run's, if it is relative), and this run ends with it.

@@ -114,8 +114,8 @@ class Fleet:
         self.lost.update(gone)
         return gone
 
-    async def start_router(self, environ: Mapping[str, str], after: str = "") -> None:
-        """The front door begins, but does not listen before the file `after` is there. BackendRefused if its program cannot be run."""
+    async def start_router(self, environ: Mapping[str, str], closed: bool = False) -> None:
+        """The front door begins, `closed` to everybody but us if that is wished. BackendRefused if its program cannot be run."""
 
         scope = Scope(self.run, self.plan, self.launch, self.binding)
 
@@ -124,7 +124,7 @@ class Fleet:
 
         self.router.begin(self.run, self.plan.digest)
         own = {name: scope.text(text, Reader()) for name, text in self.launch.router.environ.items()}
-        argv = [*(scope.text(word, Reader()) for word in self.launch.router.argv), *(("--after", after) if after else ())]
+        argv = [*(scope.text(word, Reader()) for word in self.launch.router.argv), *(("--closed",) if closed else ())]
         child = await self.nursery.start(ROUTER, argv, self.run, {**environ, **own}, hear)
         self.children[ROUTER] = child
         child.watcher = asyncio.ensure_future(self._await_router(child))

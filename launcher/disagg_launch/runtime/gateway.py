@@ -25,6 +25,7 @@ from disagg_launch.runtime import verdict as verdicts
 from disagg_launch.runtime.autoscaler import Autoscaler
 from disagg_launch.runtime.binding import Binding, Reader, Scope
 from disagg_launch.runtime.board import Board
+from disagg_launch.runtime.closing import Closing
 from disagg_launch.runtime.desk import Desk
 from disagg_launch.runtime.events import Events
 from disagg_launch.runtime.exposition import Exposition
@@ -46,6 +47,7 @@ from disagg_launch.runtime.vitals import Vitals
 
 STOPPED = "stopped"
 TICK_S = 0.5
+REST_EACH_S = 0.01
 CALM_S = 0.01
 """Judgements are at least this far apart, so that a burst of events is judged once."""
 
@@ -70,11 +72,11 @@ class Gateway:
         self.lookout = Lookout(self)
         self.vitals = Vitals(self)
         self.opening = Opening(self)
+        self.closing = Closing(self)
         self.events = Events(run)
         self.exposition = Exposition(lambda: exposition.page(self.status(), self.events.counts, self.events.began_at, self.ready_s))
         self.ready_s = 0.0
         self.address = ""
-        self.oom_kills = verdicts.oom_kills()
         self.warden: Optional[subprocess.Popen[bytes]] = None
         self._tasks: Set[asyncio.Future[Any]] = set()
 
@@ -99,13 +101,11 @@ class Gateway:
                 verdict = await self._watch()
         except (BackendRefused, RankRefused) as refused:
             verdict = Verdict(FAILED, str(refused), BackendRefused.exit_code)
-        await self._announce(verdict)
-        await self._stop()
-        self._finish(verdict)
+        await self.closing.carry_out(verdict)
         return verdict.exit_code
 
     async def _open(self) -> None:
-        """Everything that has to stand before the first rank asks for it, then the steps."""
+        """Everything that has to stand before the first rank asks for it."""
         plan = self.plan
         job, counts = allocation.job(os.environ), (len(plan.instances), len(plan.ranks))
         text = f"plan {plan.digest} of {plan.name}"
@@ -128,11 +128,6 @@ class Gateway:
         self.board.note(f"plan {self.plan.digest}: {steps} steps, {len(self.plan.instances)} instances, {len(self.plan.ranks)} ranks")
         if job:
             self.spawn(self.opening.tell_job_times())
-        if self.launch.router.early:
-            await self.opening.start_router()
-        for start in self.launch.starts:
-            await self.fleet.start_step(start, self.environ())
-            await asyncio.sleep(0)
 
     def adopt(self, plan: Plan, launch: Launch, new: Sequence[Record]) -> None:
         """Go on with a plan that has more instances; `new` are their records."""
@@ -149,7 +144,7 @@ class Gateway:
             if verdict is not None:
                 return verdict
             self.save()
-            await self.pause()
+            await self.pause(self._rest_s())
 
     # ---- what is seen and heard -------------------------------------------------------------------------------------------
 
@@ -171,19 +166,24 @@ class Gateway:
             return Verdict(STOPPED, f"{signal.Signals(self.signals[0]).name} received", 128 + self.signals[0])
         return Verdict(STOPPED, "asked to stop") if self.asked_to_stop else None
 
-    async def pause(self) -> None:
-        """Come back when something changed, or after TICK_S; not sooner than CALM_S."""
+    async def pause(self, longest_s: float = TICK_S) -> None:
+        """Come back when something changed, or after `longest_s`; not sooner than CALM_S."""
         await asyncio.sleep(CALM_S)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.wake.wait(), TICK_S)
+            await asyncio.wait_for(self.wake.wait(), longest_s)
         self.wake.clear()
 
-    # ---- the end ----------------------------------------------------------------------------------------------------------
+    def _rest_s(self) -> float:
+        """How long to wait for news: longer the more there is to look through, once all are up and all is written down."""
+        ones = self.fleet.records.values()
+        return max(TICK_S, len(ones) * REST_EACH_S) if not self.board.owes and all(one.is_up for one in ones) else TICK_S
+
+    # ---- what others see --------------------------------------------------------------------------------------------------
 
     def save(self, final: bool = False) -> None:
         """What is known now, for whoever looks."""
         self.events.follow([*self.fleet.records.values(), self.fleet.router])
-        self.board.save(self.status(), final)
+        self.board.save(self.status, final)
 
     def status(self) -> Dict[str, Any]:
         """state/status.json."""
@@ -208,49 +208,6 @@ class Gateway:
         metrics = Scope(self.run, self.plan, self.launch, self.fleet.binding).text(self.launch.router.metrics, Reader())
         return exposition.addresses(self.exposition.url, f"{self.fleet.router.host}:{self.fleet.router.port}", metrics)
 
-    async def _announce(self, verdict: Verdict) -> None:
-        """The verdict in words and in state/verdict.json. Reading the logs is left to a thread: leases want their beats meanwhile."""
-        self.board.note(f"{verdict.state}: {verdict.reason}")
-        self.events.follow([*self.fleet.records.values(), self.fleet.router])
-        self.events.tell("verdict", verdict.reason, verdict.instance, state=verdict.state, code=verdict.exit_code)
-        killed = verdicts.oom_kills() - self.oom_kills
-        said = verdict.state, verdict.reason, verdict.exit_code, verdict.instance
-        told = await self.loop.run_in_executor(None, verdicts.judged, self.run, *said, killed)
-        verdicts.write(self.run, told)
-        for text in verdicts.paragraphs(told):
-            self.board.note(text)
-
-    async def _stop(self) -> None:
-        self.state = "stopping"
-        self.save(final=True)
-        self.fleet.spared |= self.holding.processes()  # whoever stops still uses the ports
-        others: List[asyncio.Future[None]] = []
-
-        def tell_remote() -> None:
-            self.desk.tell_leases({"stop": True})
-            others.append(asyncio.ensure_future(self.further.end()))
-
-        await self.fleet.stop(self.environ(), self.hasten, tell_remote)
-        await asyncio.gather(*others)
-        await self.further.ended(2 * self.launch.policy.grace_s)
-        await self.holding.close()
-        for task in self._tasks:
-            task.cancel()
-        await self.desk.close()
-        await self.exposition.close()
-        exposition.withdraw(self.run)
-
-    def _finish(self, verdict: Verdict) -> None:
-        self.state = verdict.state
-        self.save(final=True)
-        self.board.note("everything has ended")
-        self.events.tell("stopped", "everything has ended", state=verdict.state)
-        self.events.close()
-        self.fleet.close()
-        self.fleet.nursery.close()
-        if self.warden is not None:
-            self.warden.communicate()  # closes its standard input, upon which it leaves
-
     def end_in_order(self) -> None:
         """Begin to end, as somebody has asked for."""
         self.asked_to_stop = True
@@ -270,6 +227,11 @@ class Gateway:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)
+
+    def cease(self) -> None:
+        """All of that ends now."""
+        for task in self._tasks:
+            task.cancel()
 
     def _over(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)

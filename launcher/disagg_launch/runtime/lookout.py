@@ -1,10 +1,10 @@
-"""The gateway's lookout: asks every instance again and again whether it is healthy, sooner when it has just said something."""
+"""The gateway's lookout: asks every instance again and again whether it is healthy, the fewer are still missing the more often each."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Dict, Iterable
+import math
+from typing import TYPE_CHECKING, Dict, Iterable, List, Set
 
 from disagg_launch.runtime import probe
 from disagg_launch.runtime.fleet import ROUTER
@@ -13,50 +13,75 @@ from disagg_launch.runtime.record import Record
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
 
+ROUND_S, RESTING_ROUND_S = 0.02, 0.25
+"""Between two rounds while somebody is missing, and while nobody is."""
 PROBES_PER_S = 500
-"""All instances together are not probed more often than this."""
-NUDGE_S = 0.05
-"""A line in an instance's log may bring its next probe forward, to this long after the last."""
+"""Those that are not up are not asked more often, all together."""
+PATIENT_S, AHEAD_S = 0.05, 1.0
+"""Between two probes of one that is not up. It is asked earlier by so much, and before others, if it listens or has just said something."""
 RESTING_PROBES_PER_S = 40
-"""As PROBES_PER_S, once all is ready; and one instance is then probed at most every REST_S."""
+"""As PROBES_PER_S for those that are up, each of which is asked every REST_S at most."""
 REST_S = 2.0
 
 
 class Lookout:
-    """One probing task per instance, and one for the router once it is started."""
+    """One loop for all, and a task for each question under way."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet = gateway, gateway.fleet
-        self._nudges: Dict[str, asyncio.Event] = {}
+        self._watched: Dict[str, Record] = {}
+        self._asked_s: Dict[str, float] = {}
+        self._nudged: Set[str] = set()
+        self._under_way: Set[str] = set()
+        self._late = True
 
     def watch(self, ones: Iterable[Record]) -> None:
-        """Begin to probe these."""
-        launch = self._gateway.launch
-        health = {**{w.instance: w.health for w in launch.workers}, ROUTER: launch.router.health}
-        for one in ones:
-            self._nudges[one.name] = asyncio.Event()
-            self._gateway.spawn(self._probe(one, health[one.name]))
+        """Begin to ask these."""
+        if not self._watched:
+            self._gateway.spawn(self._run())
+        self._watched.update({one.name: one for one in ones})
+        self._late = True
 
     def nudge(self, name: str) -> None:
         """It has just said something."""
-        if name in self._nudges:
-            self._nudges[name].set()
+        self._nudged.add(name)
 
-    async def _probe(self, one: Record, path: str) -> None:
-        """Ask again and again; rarely once it is ready."""
-        gateway, ready = self._gateway, self._gateway.launch.readiness
-        count = len(self._fleet.records)
-        pace_s = min(ready.interval_s, NUDGE_S if one is self._fleet.router else max(NUDGE_S, count / PROBES_PER_S))
-        rest_s = max(ready.interval_s, REST_S, count / RESTING_PROBES_PER_S)
+    async def _run(self) -> None:
         while not self._fleet.stopping:
-            if one.started and not one.ended and not one.missing:
-                life = one.starts
-                seen = await probe.probe(one.host, one.port, path, ready.probe_s)
-                if one.started and one.starts == life and seen != one.seen:
-                    one.seen = seen
-                    gateway.wake.set()
-            resting = gateway.state == "ready" and one.seen is not None and one.seen.healthy
-            await asyncio.sleep(NUDGE_S)
-            self._nudges[one.name].clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._nudges[one.name].wait(), rest_s if resting else pace_s)
+            for one in self._due(self._fleet.now_s()):
+                self._asked_s[one.name] = self._fleet.now_s()
+                self._nudged.discard(one.name)
+                self._under_way.add(one.name)
+                self._gateway.spawn(self._ask(one))
+            await asyncio.sleep(ROUND_S if self._late else RESTING_ROUND_S)
+
+    def _due(self, now_s: float) -> List[Record]:
+        """Who is asked in this round: of those that are not up and of those that are, whoever has waited longest."""
+        living = [one for one in self._watched.values() if one.started and not one.ended]
+        self._late = any(not one.is_up for one in living)
+        free = [one for one in living if not one.missing and one.name not in self._under_way]
+        waited_s = {one.name: now_s - self._asked_s.get(one.name, -math.inf) for one in free}
+        ahead_s = {one.name: AHEAD_S if self._is_promising(one) else 0.0 for one in free}
+        late = [one for one in free if not one.is_up and waited_s[one.name] + ahead_s[one.name] >= PATIENT_S]
+        late.sort(key=lambda one: -waited_s[one.name] - ahead_s[one.name])
+        rest_s = max(self._gateway.launch.readiness.interval_s, REST_S, len(living) / RESTING_PROBES_PER_S)
+        resting = [one for one in free if one.is_up and waited_s[one.name] >= rest_s]
+        resting.sort(key=lambda one: -waited_s[one.name])
+        return late[: int(PROBES_PER_S * ROUND_S)] + resting[: int(RESTING_PROBES_PER_S * RESTING_ROUND_S)]
+
+    def _is_promising(self, one: Record) -> bool:
+        return one.name in self._nudged or (one.seen is not None and one.seen.listening)
+
+    async def _ask(self, one: Record) -> None:
+        await self.look(one)
+        self._under_way.discard(one.name)
+
+    async def look(self, one: Record) -> None:
+        """Ask one now, and have everybody who waits for it know what has changed."""
+        launch, life = self._gateway.launch, one.starts
+        path = launch.router.health if one.name == ROUTER else next(w.health for w in launch.workers if w.instance == one.name)
+        seen = await probe.probe(one.host, one.port, path, launch.readiness.probe_s)
+        if one.started and one.starts == life and seen != one.seen:
+            one.seen = seen
+            self._gateway.proof.more()
+            self._gateway.wake.set()

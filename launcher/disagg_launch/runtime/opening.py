@@ -7,11 +7,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
-from disagg_launch.errors import BackendRefused
-from disagg_launch.runtime import allocation, bootstrap, folder
+from disagg_launch.errors import BackendRefused, NotReady
+from disagg_launch.runtime import allocation, bootstrap, probe
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime.fleet import ROUTER
-from disagg_launch.runtime.readiness import READY, WAIT, Verdict, judge
+from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 
 class Opening:
-    """The gateway's way from nothing to ready. `carry_out` is the whole of it, once the steps have been started."""
+    """The gateway's way from nothing to ready. `carry_out` is the whole of it, once the desk is there for the ranks."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet = gateway, gateway.fleet
-        self._open_file = os.path.join(gateway.run, "state", "open")
-        """A router that was started beforehand, so that its own start costs nothing when all is ready, listens when this is there."""
+        self._starting: asyncio.Future[None]
 
     def claim_port(self) -> None:
         """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
@@ -49,37 +48,73 @@ class Opening:
 
     async def carry_out(self) -> Verdict:
         """READY when the front door is open, else why it never will be."""
-        router = self._gateway.launch.router
-        early, held = router.early, router.waits and not router.early
-        if held:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._open_file)
-            await self._fleet.start_router(self._gateway.environ(), self._open_file)
-        instances = list(self._fleet.records.values())
-        self._gateway.lookout.watch(instances)
-        self._gateway.spawn(self._gateway.vitals.watch())
-        verdict = await self._until_up([*instances, self._fleet.router] if early else instances)
-        if self._gateway.launch.router.argv:
-            if verdict.state == READY and held:
-                folder.write_private(self._open_file, "")
-                self._gateway.lookout.watch([self._fleet.router])
-            elif verdict.state == READY and not early:
-                await self.start_router()
-            if verdict.state == READY:
-                verdict = await self._until_up([*instances, self._fleet.router])
-        elif verdict.state == READY and self._gateway.joined is not None:
-            await self._gateway.joined.enter()
-            verdict = await self._until_up(instances)
-        if verdict.state == READY:
-            verdict = await self._proved()
+        gateway, front = self._gateway, self._gateway.launch.router
+        ones = list(self._fleet.records.values())
+        if front.early or front.waits:
+            await self._start_router(closed=front.waits)
+        gateway.lookout.watch(ones)
+        gateway.spawn(gateway.vitals.watch())
+        self._starting = asyncio.ensure_future(self._start_steps())
+        try:
+            if front.waits:
+                verdict = await self._behind_closed_door(ones)
+            elif front.argv:
+                verdict = await self._before_router(ones)
+            else:
+                verdict = await self._beside_others(ones)
+        finally:
+            self._starting.cancel()
         if verdict.state == READY:
             self._opened()
+        return verdict
+
+    async def _start_steps(self) -> None:
+        """One after the other, while those that have begun are looked after."""
+        for start in self._gateway.launch.starts:
+            await self._fleet.start_step(start, self._gateway.environ())
+            await asyncio.sleep(0)
+
+    async def _start_router(self, closed: bool = False) -> None:
+        await self._fleet.start_router(self._gateway.environ(), closed)
+        self._gateway.lookout.watch([self._fleet.router])
+
+    # ---- three front doors ------------------------------------------------------------------------------------------------
+
+    async def _behind_closed_door(self, ones: Sequence[Record]) -> Verdict:
+        """Our own router is there from the beginning and lets only us in: pairs are proved as they come up, then clients may come."""
+        gateway, router = self._gateway, self._fleet.router
+        verdict = await self._until_up(ones, proving=True)
+        if verdict.state != READY:
+            return verdict
+        seen = await probe.post(router.host, self._fleet.told_at, "/admin/open", {}, gateway.router_token, gateway.launch.readiness.probe_s)
+        if not seen.healthy:
+            return Verdict(FAILED, f"the router did not open: {seen.detail}", NotReady.exit_code, ROUTER)
+        await gateway.lookout.look(router)
+        return await self._until_up([*ones, router])
+
+    async def _before_router(self, ones: Sequence[Record]) -> Verdict:
+        """Another's router takes clients in as soon as it is there: it comes last, unless instances have to register with it first."""
+        early, router = self._gateway.launch.router.early, self._fleet.router
+        verdict = await self._until_up([*ones, router] if early else ones)
+        if verdict.state == READY and not early:
+            await self._start_router()
+            verdict = await self._until_up([*ones, router])
+        return await self._proved() if verdict.state == READY else verdict
+
+    async def _beside_others(self, ones: Sequence[Record]) -> Verdict:
+        """The front door is another run's, or nobody's."""
+        verdict = await self._until_up(ones)
+        if verdict.state == READY and self._gateway.joined is not None:
+            await self._gateway.joined.enter()
+            verdict = await self._until_up(ones)
         return verdict
 
     async def _proved(self) -> Verdict:
         """What the proof says, or what goes wrong meanwhile."""
         gateway = self._gateway
-        work = asyncio.ensure_future(gateway.proof.of_all())
+        if not gateway.launch.router.proves:
+            return Verdict(READY)
+        work = asyncio.ensure_future(gateway.proof.of_router())
         work.add_done_callback(lambda _: gateway.wake.set())
         while not work.done():
             died = gateway.interrupted() or self._died()
@@ -94,19 +129,20 @@ class Opening:
         ones = (*self._fleet.records.values(), self._fleet.router)
         return judge([one.observed() for one in ones], 0, 1) if any(one.ended for one in ones) else None
 
-    async def start_router(self) -> None:
-        """The front door's process begins."""
-        await self._fleet.start_router(self._gateway.environ())
-        self._gateway.lookout.watch([self._fleet.router])
-
-    async def _until_up(self, ones: Sequence[Record]) -> Verdict:
-        """READY when all of these are; what fails on the way ends it."""
-        gateway, ready = self._gateway, self._gateway.launch.readiness
+    async def _until_up(self, ones: Sequence[Record], proving: bool = False) -> Verdict:
+        """READY when all of these are, and `proving` their pairs are proved; what fails on the way ends it. BackendRefused by a step."""
+        gateway, ready, router = self._gateway, self._gateway.launch.readiness, self._fleet.router
         began_s = gateway.loop.time()
         while True:
             now_s = gateway.loop.time()
-            seen = [one.observed(now_s) for one in (*ones, *([self._fleet.router] if self._fleet.router.ended else []))]
+            # a closed router is as it should be when it listens; its health page says no more before it is open
+            door = [router] if router.ended or (proving and not (router.seen and router.seen.listening)) else []
+            seen = [one.observed(now_s) for one in (*ones, *door)]
             verdict = gateway.interrupted() or judge(seen, now_s - began_s, ready.limit_s, ready.stall_s)
+            if verdict.state == READY and proving:
+                verdict = gateway.proof.verdict()
+                if verdict.state == READY:
+                    return verdict  # the door first: what is to be shown and saved can wait
             gateway.board.progress(seen, final=verdict.state != WAIT)
             gateway.save()
             if verdict.stuck:
@@ -114,6 +150,8 @@ class Opening:
             if verdict.state != WAIT:
                 return verdict
             await gateway.pause()
+            if self._starting.done():
+                self._starting.result()
 
     def _opened(self) -> None:
         gateway, router = self._gateway, self._fleet.router

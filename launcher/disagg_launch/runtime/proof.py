@@ -5,71 +5,115 @@ found before users do.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Set, Tuple
 
 from disagg_launch import plan as plans
 from disagg_launch.errors import NotReady
 from disagg_launch.runtime import probe
-from disagg_launch.runtime.readiness import FAILED, READY, Verdict
+from disagg_launch.runtime.pairing import MANY, Pair, Pairing, blamed
+from disagg_launch.runtime.readiness import FAILED, READY, UP, WAIT, Verdict
 from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
 
-MANY = 16
 AT_ONCE = 8
 TRIES = 2
 PARTNERS = 4
 """An instance that comes back is tried with so many others at most."""
 ASKED = {"prompt": "Say yes.", "max_tokens": 2, "temperature": 0}
 
-Pair = Tuple[Record, Record]
-
-
-def pairs(contexts: Sequence[Record], generations: Sequence[Record], how: str) -> List[Pair]:
-    """The pairs to be proved: "pairs" all, "cover" everybody at least once, "auto" all if they are not many, "none" none."""
-    every = len(contexts) * len(generations)
-    if how == "none" or not every:
-        return []
-    if how == "pairs" or (how == "auto" and every <= MANY):
-        return [(c, g) for c in contexts for g in generations]
-    return [(contexts[n % len(contexts)], generations[n % len(generations)]) for n in range(max(len(contexts), len(generations)))]
-
-
-def blamed(tried: Sequence[Pair], failed: Sequence[Pair]) -> Record:
-    """The instance most of whose pairs failed; between equals a generation instance, which is the one that notices."""
-
-    def share(one: Record) -> float:
-        return sum(one in pair for pair in failed) / sum(one in pair for pair in tried)
-
-    return max([*(g for _, g in failed), *(c for c, _ in failed)], key=share)
-
 
 class Proof:
-    """Sends tokens. Each result is an event; what fails is tried once more."""
+    """Sends tokens. Each result is an event; what fails is tried once more.
+
+    Before ready each pair is tried as soon as both its instances are up and the router listens (`more`), so that little is left to be done
+    when the last instance comes. What fails then, while others load, is tried again when all are up.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet = gateway, gateway.fleet
         self._gate = asyncio.Semaphore(AT_ONCE)
+        self._pairing: Optional[Pairing] = None
+        self._came: Set[str] = set()
+        self._under_way = 0
+        self._tried: Dict[Pair, int] = {}
+        self._failed: Dict[Pair, str] = {}
 
-    async def of_all(self) -> Verdict:
-        """READY when every pair that has to be proved is, else the first that is not."""
-        gateway, ready = self._gateway, self._gateway.launch.readiness
-        router = gateway.launch.router
-        chosen = pairs(self._of(plans.CONTEXT), self._of(plans.GENERATION), ready.prove) if router.proves else []
-        if router.proves == "requests":
-            problems = await asyncio.gather(*(self._request(pair) for pair in chosen[: max(MANY, len(self._fleet.records))]))
+    # ---- before ready -----------------------------------------------------------------------------------------------------
+
+    def more(self) -> None:
+        """Begin to try what can be tried now. To be called whenever somebody has come up."""
+        door = self._fleet.router.seen
+        if self._gateway.state != "starting" or self._gateway.launch.router.proves != "pairs" or door is None or not door.listening:
+            return
+        pairing = self._pairing = self._pairing or self._planned()
+        for one in self._fleet.records.values():
+            if one.name not in self._came and one.stage in UP:
+                self._came.add(one.name)
+                pairing.came(one)
+        while self._under_way < AT_ONCE:
+            pair = pairing.take() or self._again()
+            if pair is None:
+                return
+            self._under_way += 1
+            self._tried[pair] = self._tried.get(pair, 0) + 1
+            self._gateway.spawn(self._try(pair))
+
+    def _planned(self) -> Pairing:
+        count = {role: sum(one.role == role for one in self._fleet.records.values()) for role in plans.PREFIX}
+        return Pairing(count[plans.CONTEXT], count[plans.GENERATION], self._gateway.launch.readiness.prove)
+
+    def _again(self) -> Optional[Pair]:
+        """A pair that failed and may be tried once more, now that nobody is still loading."""
+        if self._pairing is None or not self._pairing.complete:
+            return None
+        return next((pair for pair in self._failed if self._tried[pair] < TRIES), None)
+
+    async def _try(self, pair: Pair) -> None:
+        why = self._told(pair, *await self.trial(pair))
+        self._under_way -= 1
+        self._failed.pop(pair, None)
+        if why:
+            self._failed[pair] = why
+            if self._tried[pair] < TRIES:
+                self._gateway.board.note(f"{pair[0].name} -> {pair[1].name}: no token passed ({why}); once more when all are up")
         else:
-            problems = await asyncio.gather(*(self.try_pair(pair) for pair in chosen))
-        failed = [(pair, why) for pair, why in zip(chosen, problems) if why]
-        if not failed:
-            for one in {one.name: one for pair in chosen for one in pair}.values():
+            for one in pair:
                 one.proved = True
+        self.more()
+        self._gateway.wake.set()
+
+    def verdict(self) -> Verdict:
+        """READY when every pair that has to be proved is, FAILED when one cannot be, else WAIT."""
+        self.more()
+        if self._gateway.launch.router.proves != "pairs":
             return Verdict(READY)
-        told = "".join(f"\n  {c.name} -> {g.name}: {why}" for (c, g), why in failed)
-        first = blamed(chosen, [pair for pair, _ in failed])
-        head = f"{len(failed)} of {len(chosen)} pairs of a context and a generation instance did not pass a token on (readiness.prove):"
-        return Verdict(FAILED, head + told, NotReady.exit_code, first.name)
+        if self._pairing is None or not self._pairing.complete or self._under_way or self._again() is not None:
+            return Verdict(WAIT)
+        failed = list(self._failed)
+        return self._disproved(list(self._tried), failed) if failed else Verdict(READY)
+
+    def _disproved(self, tried: List[Pair], failed: List[Pair]) -> Verdict:
+        told = "".join(f"\n  {c.name} -> {g.name}: {self._failed[c, g]}" for c, g in failed)
+        head = f"{len(failed)} of {len(tried)} pairs of a context and a generation instance did not pass a token on (readiness.prove):"
+        return Verdict(FAILED, head + told, NotReady.exit_code, blamed(tried, failed).name)
+
+    async def of_router(self) -> Verdict:
+        """The same for a router of which only the public side is known: it chooses whom it asks, so that all are answered is all."""
+        pairing = self._planned()
+        for one in self._fleet.records.values():
+            pairing.came(one)
+        chosen = list(iter(pairing.take, None))[: max(MANY, len(self._fleet.records))]
+        problems = await asyncio.gather(*(self._request(pair) for pair in chosen))
+        self._failed = {pair: why for pair, why in zip(chosen, problems) if why}
+        if self._failed:
+            return self._disproved(chosen, list(self._failed))
+        for one in {one.name: one for pair in chosen for one in pair}.values():
+            one.proved = True
+        return Verdict(READY)
+
+    # ---- after ready ------------------------------------------------------------------------------------------------------
 
     async def of_one(self, one: Record) -> str:
         """Why nobody passes tokens on with an instance that has come back; "" when somebody does, or nobody is there to try."""
@@ -83,18 +127,22 @@ class Proof:
 
     def _partners(self, one: Record) -> List[Pair]:
         other = plans.GENERATION if one.role == plans.CONTEXT else plans.CONTEXT
-        them = [each for each in self._of(other) if each.routed and each.is_up and not each.ended][:PARTNERS]
+        every = [each for each in self._fleet.records.values() if each.role == other and each.started]
+        them = [each for each in every if each.routed and each.is_up and not each.ended][:PARTNERS]
         return [(one, each) if one.role == plans.CONTEXT else (each, one) for each in them]
 
-    def _of(self, role: str) -> List[Record]:
-        return [one for one in self._fleet.records.values() if one.role == role and one.started]
+    # ---- one pair ---------------------------------------------------------------------------------------------------------
 
-    async def try_pair(self, pair: Pair, tries: int = TRIES, patience_s: float = 0.0) -> str:
-        """Why a pair does not pass tokens on; "" if it does."""
+    async def try_pair(self, pair: Pair) -> str:
+        """Why a pair does not pass tokens on; "" if it does, at once or the second time."""
+        for _ in range(TRIES):
+            hop, why = await self.trial(pair)
+            if not why:
+                break
+        return self._told(pair, hop, why)
+
+    def _told(self, pair: Pair, hop: str, why: str) -> str:
         context, generation = pair
-        hop, why = await self.trial(pair, patience_s)
-        if why and tries > 1:
-            return await self.try_pair(pair, tries - 1, patience_s)
         text = f"{hop} hop: {why}" if hop else why
         told = self._gateway.events.tell
         told("proof", text or "a token passed", generation.name, ok=not why, context=context.name, generation=generation.name)
@@ -113,7 +161,7 @@ class Proof:
         return ("", "") if told["ok"] else (str(told.get("hop", "")), str(told.get("why", "")))
 
     async def _request(self, pair: Pair) -> str:
-        """As `try_pair`, for a router of which only the public side is known: it chooses whom it asks, so that somebody answers is all."""
+        """Why a request for the model of the pair's generation instance was not answered by the router; "" if it was."""
         router, patience_s = self._fleet.router, self._gateway.launch.readiness.prove_s
         async with self._gate:
             _, models = await probe.ask(pair[1].host, pair[1].port, "/v1/models", None, "", self._gateway.launch.readiness.probe_s)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Dict, List, Set, Tuple
 
 from disagg_launch import plan as plans
 from disagg_launch.runtime import probe
-from disagg_launch.runtime.proof import Pair, pairs
+from disagg_launch.runtime.pairing import Pair, pairs
 from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:

@@ -83,8 +83,6 @@ def router(spec: Spec, front: Router) -> Router:
         return front
     drain_s = spec.slurm.drain_s
     drains = ("--drain", str(drain_s)) if spec.router.name == "builtin" else ()
-    # a file that is there on one node may not be seen on another for half a minute
-    front = replace(front, waits=False)
     return replace(front, argv=("bash", ROUTER, *front.argv, *drains), stop=("bash", STOP, "router"), drain_s=float(drain_s))
 
 
