@@ -106,7 +106,7 @@ def test_up_runs_a_command_when_ready_and_leaves_nothing(spec: pathlib.Path) -> 
     status, said = ended(up(spec, "--", sys.executable, "-c", code))
     assert status == 7, said
     for name in ("ctx0", "ctx1", "gen0"):
-        assert f"{name}: healthy" in said
+        assert f"{name}: proved" in said
 
 
 def test_status_logs_and_down(spec: pathlib.Path) -> None:

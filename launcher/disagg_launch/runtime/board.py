@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from disagg_launch.runtime.folder import write_private
-from disagg_launch.runtime.readiness import STAGES, UP, Observation, far
+from disagg_launch.runtime.readiness import SCHEDULED, STAGES, UP, Observation, far
 from disagg_launch.runtime.record import timestamp
 
 PAINT_S = 0.1
@@ -65,7 +65,8 @@ class Board:
             self._changed("", self._summary(observations)[0])
         else:
             for one in observations:
-                self._changed(one.instance, far(one.stage, one.phase))
+                if one.stage != SCHEDULED:
+                    self._changed(one.instance, far(one.stage, one.phase))
 
     def save(self, status: Callable[[], Dict[str, Any]], final: bool = False) -> None:
         """state/status.json, if the last is SAVE_S old or it is `final`; otherwise it is owed."""
