@@ -90,5 +90,11 @@ def import_(file: str) -> None:
     from disagg_launch.spec.load import convert, read
 
     text = read(file)
-    click.echo(convert(text, file), nl=False)
-    loads(text, file)
+    made = convert(text, file)
+    if made == text:
+        loads(text, file)  # what is no topology and no file that is known is not printed as if it were one
+        click.echo(made, nl=False)
+    else:
+        # printed even with errors in it: there they are mended
+        click.echo(made, nl=False)
+        loads(text, file)

@@ -5,7 +5,7 @@ An engine module offers, all pure:
 - `NAME`, and `WIRE`: the dialect its workers speak with a router ("trtllm", "vllm", "sglang" or "plain");
 - `JOINS`: how its workers make themselves known to a cluster: "itself" (with the cluster's token), "openly" (it cannot send one), or
   "" (it cannot: a companion process does it);
-- `KNOWN_KEYS`: the engine keys it understands, for "did you mean" (None: any key may be right);
+- `KNOWN_KEYS`: the engine keys it is known to understand; another one is a warning, with "did you mean" (None: any key may be right);
 - `worker(spec, plan, instance) -> launch.Worker`: the command of one instance's tasks;
 - `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files;
 - `prepare(spec) -> (File, ...)`: scripts that are run by hand, once, before the first start;

@@ -32,8 +32,8 @@ def words(keys: Mapping[str, Any], dash: str = "-", negative: str = "") -> Itera
 
 
 def known(engine: str) -> frozenset[str]:
-    """The keys that are flags of an engine, from the table read from its wheel (tables/read_flags.py)."""
-    return frozenset(name.lstrip("-").replace("-", "_") for name in table(engine)["flags"])
+    """The keys that are flags of an engine, from the table read from its wheel (tables/read_flags.py), negated ones too."""
+    return frozenset(name.lstrip("-").replace("-", "_") for name in _names(engine))
 
 
 def table(engine: str) -> dict[str, Any]:
@@ -42,11 +42,16 @@ def table(engine: str) -> dict[str, Any]:
     return read
 
 
+def _names(engine: str) -> set[str]:
+    """--flag of all flags, and --no-flag of those that can be negated."""
+    found = table(engine)["flags"]
+    toggles = [name for name, flag in found.items() if flag.get("toggle")]
+    return {*found, *(name.replace(old, new, 1) for name in toggles for old, new in NEGATIVES if name.startswith(old))}
+
+
 def unknown(engine: str, args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     """(index, flag, what was probably meant) of each word that looks like a flag and is none of the engine's."""
-    names = set(table(engine)["flags"])
-    for name in [name for name, flag in table(engine)["flags"].items() if flag.get("toggle")]:
-        names |= {name.replace(old, new, 1) for old, new in NEGATIVES if name.startswith(old)}
+    names = _names(engine)
     for i, word in enumerate(args):
         # vLLM's and SGLang's parsers take either dash, TensorRT-LLM's does not; --name.key is part of a JSON value
         name = word.split("=")[0].split(".")[0]

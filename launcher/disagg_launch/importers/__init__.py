@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Optional
 
-from disagg_launch.errors import BadInput
 from disagg_launch.importers import aiconfigurator, srt_slurm, trtllm_slurm
 from disagg_launch.importers.draft import Draft
 from disagg_launch.spec.source import Source
@@ -17,13 +16,10 @@ KINDS: tuple[ModuleType, ...] = (trtllm_slurm, srt_slurm, aiconfigurator)
 
 
 def imported(source: Source) -> Optional[Draft]:
-    """The draft of a topology, if the source is another tool's file; None if it is in our form. BadInput if it cannot be one."""
+    """The draft of a topology, if the source is another tool's file; None if it is in our form. BadTopology if it cannot be one."""
     for kind in KINDS:
         if kind.matches(source.values):
             draft = Draft(source, getattr(kind, "KIND", ""))
-            try:
-                kind.convert(draft)
-            except BadInput as wrong:
-                raise BadInput(f"{source.file}: {wrong}") from None
+            kind.convert(draft)
             return draft
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from disagg_launch.errors import BadInput
 from disagg_launch.importers.draft import Draft
 from disagg_launch.spec.complaint import Path
 
@@ -56,11 +55,11 @@ def matches(values: dict[Any, Any]) -> bool:
 
 
 def convert(draft: Draft) -> None:
-    """Fill the draft with our form. BadInput for an aggregated result."""
+    """Fill the draft with our form. BadTopology for an aggregated result."""
     draft.reasons.update(REASONS)
     top = "params" if "params" in draft.source.values else "Workers"
     if not any(draft.peek((top, role)) for role, _ in SIDES):
-        raise BadInput(f"{top}: found neither prefill nor decode; needed: a disaggregated result (disagg/top1/generator_config.yaml)")
+        draft.refuse((top,), "found neither prefill nor decode; needed: a disaggregated result (disagg/top1/generator_config.yaml)")
     engine, why = _engine(draft)
     draft.move(("ServiceConfig", "model_path"), ("model",))
     if draft.peek(("ServiceConfig", "served_model_path")) == draft.peek(("ServiceConfig", "model_path")):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 import yaml
 
-from disagg_launch.spec.complaint import WARNING, Complaint, Path, dotted, found
+from disagg_launch.spec.complaint import WARNING, BadTopology, Complaint, Path, dotted, found
 from disagg_launch.spec.source import Source
 
 ABSENT: Any = object()
@@ -72,12 +72,16 @@ class Draft:
                 self.put(there, self.source.texts[here])
                 self.origin[there] = here
 
+    def refuse(self, old: Path, text: str) -> NoReturn:
+        """BadTopology with this one complaint about the source's key at `old`: the file cannot become a topology."""
+        raise BadTopology([self.source.complaint(old, text, key=True)])
+
     def left(self) -> Iterator[tuple[Path, Any]]:
-        """The leaves of the source that nobody took, in the order of the file."""
+        """The leaves of the source that nobody took, in the order of the file; an empty text says nothing."""
         yield from self._left((), self.source.values)
 
     def _left(self, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
-        if path in self.taken:
+        if path in self.taken or value == "":
             return
         inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         if not inside:

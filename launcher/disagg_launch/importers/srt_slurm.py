@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from disagg_launch.errors import BadInput
 from disagg_launch.importers import sbatch
 from disagg_launch.importers.draft import Draft
 from disagg_launch.spec.complaint import Path, found, listed
@@ -52,13 +51,13 @@ class Layout:
         return tuple(str(part).replace("{role}", role) for part in self.role[what])
 
 
-def layout(values: dict[Any, Any]) -> Layout:
-    """The layout of a recipe's values. BadInput if they name no engine that there is a counterpart for."""
-    second = values.get("schema") == 2
-    engine = values.get("engine" if second else "backend")
+def layout(draft: Draft) -> Layout:
+    """The layout of a recipe. BadTopology if it names no engine that there is a counterpart for."""
+    second = draft.peek(("schema",)) == 2
+    engine = draft.peek(("engine" if second else "backend",))
     name = engine.get("type", "" if second else DEFAULT_ENGINE) if isinstance(engine, dict) else engine
     if name not in ENGINES:
-        raise BadInput(f"{'engine' if second else 'backend.type'}: found {found(name)}; allowed: {', '.join(ENGINES)}")
+        draft.refuse(("engine",) if second else ("backend", "type"), f"found {found(name)}; allowed: {', '.join(ENGINES)}")
     if second:
         words = ("nodes", "workers", "gpus", "env", "args", "extra_args", "srun_options")
         return Layout(
@@ -86,15 +85,15 @@ def matches(values: dict[Any, Any]) -> bool:
 
 
 def convert(draft: Draft) -> None:
-    """Fill the draft with our form. BadInput if the recipe is not disaggregated, or its engine has no counterpart."""
+    """Fill the draft with our form. BadTopology if the recipe is not disaggregated, or its engine has no counterpart."""
     if "base" in draft.source.values:
         others = listed(str(key) for key in draft.source.values if key != "base")
-        raise BadInput(f"found several recipes in one file (base and {others}); needed: a file with one of them, without overrides")
-    where = layout(draft.source.values)
+        draft.refuse(("base",), f"found several recipes in one file (base and {others}); needed: a file with one of them, without overrides")
+    where = layout(draft)
     draft.kind = where.kind
     draft.reasons.update(REASONS)
     if not any(draft.peek(where.of("args", role)) is not None or draft.peek(where.of("workers", role)) for role, _ in SIDES):
-        raise BadInput("found neither prefill nor decode workers; needed: a disaggregated recipe")
+        draft.refuse(where.of("workers", "prefill")[:1], "found neither prefill nor decode workers; needed: a disaggregated recipe")
     draft.take(("schema",))
     draft.move(("name",), ("name",), _name)
     draft.move(("model", "path"), ("model",))

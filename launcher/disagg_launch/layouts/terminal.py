@@ -20,7 +20,7 @@ def lines(plan: Plan, width: int = 80) -> Iterator[Text]:
     what = f"{counted(len(plan.instances), 'instance')}, {counted(len(plan.ranks), 'rank')} on {counted(plan.node_count, 'node')}"
     yield Text(f"plan {plan.digest} of {plan.name}: {what}")
     if not plan.instances:
-        yield Text("the servers run already; only the router is started")
+        yield Text("the servers run already, only the router is started: no map (engine, cluster, slurm, mpi) says how to start servers")
         return
     yield Text()
     yield from map(Text, table(*_instances(plan)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Callable, Iterator
 
 from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
 from disagg_launch.spec.complaint import WARNING, Complaint, Path, did_you_mean, found, listed, near
-from disagg_launch.spec.engine_keys import known_keys
 from disagg_launch.spec.inherit import SECTIONS, own_keys
 from disagg_launch.spec.maps import Cluster
 from disagg_launch.spec.model import Section, Topology
@@ -38,6 +38,10 @@ def check(topology: Topology, source: Source) -> list[Complaint]:
 
 def _sections_there(topology: Topology, source: Source) -> Iterator[Complaint]:
     if is_external(source):
+        return
+    if not set(SECTIONS) & set(source.values):
+        kinds = "a TensorRT-LLM Slurm benchmark config.yaml, an srt-slurm recipe or aiconfigurator's generator_config.yaml"
+        yield source.complaint((), f"found neither {' nor '.join(SECTIONS)}; needed: a topology file (`disagg-launch schema`), {kinds}")
         return
     for key in SECTIONS:
         if key not in source.values:
@@ -178,7 +182,8 @@ def _metadata_there(topology: Topology, source: Source) -> Iterator[Complaint]:
 
 
 def _engine_keys_known(topology: Topology, source: Source) -> Iterator[Complaint]:
-    known = known_keys(topology.engine.name)
+    # by name: a topology file is read before anything is planned, and no room above is needed for it
+    known = importlib.import_module(f"disagg_launch.engines.{topology.engine.name}").KNOWN_KEYS
     ours = set(Topology.model_fields)
     theirs = set(Section.model_fields)
     shared = own_keys(source.values)

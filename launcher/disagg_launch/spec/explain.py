@@ -9,6 +9,7 @@ from typing import Any, Iterable, Optional
 from pydantic import BaseModel, ValidationError
 
 from disagg_launch.spec.complaint import Complaint, Path, did_you_mean, found, listed
+from disagg_launch.spec.fields import NAME
 from disagg_launch.spec.source import Source
 
 PLAIN = {
@@ -27,6 +28,7 @@ PLAIN = {
     "none_required": "nothing",
     "invalid_key": "text",
 }
+PATTERNS = {NAME: "at most 63 letters, digits, _ . and -, the first a letter or digit"}
 MAPS = ("model_type", "model_attributes_type")
 LIMITS = {"greater_than_equal": "at least {ge}", "greater_than": "more than {gt}", "less_than_equal": "at most {le}"}
 
@@ -66,7 +68,7 @@ def _allowed(kind: str, context: dict[str, Any], message: str, value: Any) -> st
     if kind in LIMITS:
         return LIMITS[kind].format(**context)
     if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}"
+        return PATTERNS.get(context["pattern"], f"text of the form {context['pattern']}")
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_type" and isinstance(value, bool):

@@ -47,7 +47,8 @@ Short = Annotated[Word, AfterValidator(no_control)]
 Url = Annotated[str, AfterValidator(_url)]
 Environ = dict[Annotated[str, AfterValidator(_variable)], Word]
 Command = Many[Word]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Closed(BaseModel):

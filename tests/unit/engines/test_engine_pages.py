@@ -10,7 +10,7 @@ import pytest
 from engine_view import EXAMPLES, ROOT, planned, words, worker
 
 from disagg_launch.cli import COMMANDS
-from disagg_launch.spec.engine_keys import known_keys
+from disagg_launch.engines import trtllm
 from disagg_launch.spec.schema import schema_text
 
 PAGES = sorted((ROOT / "docs/engines").glob("*.md"))
@@ -42,7 +42,7 @@ def test_the_table_of_the_guides_features_names_what_exists() -> None:
 
 
 def test_the_table_of_the_guides_features_names_keys_and_commands_that_exist() -> None:
-    keys = {name for text in (schema_text(),) for name in re.findall(r'"([a-z_]+)": \{', text)} | set(known_keys("trtllm") or ())
+    keys = {name for text in (schema_text(),) for name in re.findall(r'"([a-z_]+)": \{', text)} | trtllm.KNOWN_KEYS
     for cells in table("| the guide's feature |"):
         for word in re.findall(r"`([^`]+)`", cells[1]):
             if word.startswith("disagg-launch "):

@@ -136,7 +136,7 @@ def test_older_recipe_without_an_engine_is_for_sglang():
 
 def test_several_recipes_in_one_file_are_refused():
     text = "base:\n" + "".join(f"  {line}\n" for line in OLD.splitlines()) + "override_big: {resources: {decode_nodes: 4}}\n"
-    with pytest.raises(BadInput, match=r"t.yaml: found several recipes in one file \(base and override_big\)"):
+    with pytest.raises(BadInput, match=r"t.yaml:1:1: base: found several recipes in one file \(base and override_big\)"):
         spec.loads(text, "t.yaml")
 
 
@@ -214,9 +214,9 @@ def test_what_cannot_be_read_is_an_error_at_its_place():
 
 
 def test_aggregated_files_are_refused():
-    with pytest.raises(BadInput, match="needed: a disaggregated recipe"):
+    with pytest.raises(BadInput, match=r"t.yaml:3:1: roles: found neither .*; needed: a disaggregated recipe"):
         convert("schema: 2\nengine: vllm\nroles: {agg: {workers: 1}}\n", "t.yaml")
-    with pytest.raises(BadInput, match="needed: a disaggregated result"):
+    with pytest.raises(BadInput, match=r"t.yaml:2:1: params: found neither .*; needed: a disaggregated result"):
         convert("ServiceConfig: {model_path: m}\nparams: {agg: {tensor_parallel_size: 1}}\n", "t.yaml")
 
 
@@ -233,6 +233,18 @@ def test_our_own_form_is_printed_as_it_is(tmp_path):
     (tmp_path / "t.yaml").write_text(text)
     got = CliRunner().invoke(import_, [str(tmp_path / "t.yaml")])
     assert (got.exit_code, got.output) == (0, text)
+
+
+def test_a_file_that_nobody_knows_is_not_printed_as_a_topology(tmp_path):
+    (tmp_path / "t.yaml").write_text("apiVersion: v1\nkind: Deployment\n")
+    got = CliRunner().invoke(import_, [str(tmp_path / "t.yaml")])
+    assert got.output == ""
+    assert "1:1: found neither context_servers nor generation_servers; needed: a topology file" in str(got.exception)
+
+
+def test_what_is_empty_was_not_left_out():
+    text = "schema: 2\nmodel: {path: m}\nengine: vllm\nextra: ''\nroles: {prefill: {workers: 1}, decode: {workers: 1}}\n"
+    assert not [one for one in spec.loads(text).warnings if one.key == "extra"]
 
 
 junk = st.recursive(

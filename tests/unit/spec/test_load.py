@@ -212,6 +212,7 @@ def test_unreadable_files_say_so(tmp_path):
         ("cluster: {exclude: {gpus: {1: [0, 8], -1: [0]}}}", "cluster.exclude.gpus[1][1]: found 8; allowed: 0..7"),
         ("cluster: {nodes: 1, exclude: {gpus: {1: [0]}}}", "cluster.exclude.gpus[1]: found node 1; allowed: 0..0"),
         ("env: {A=B: c}", """env.A=B: found 'A=B' (a string); allowed: the name of a variable, without "=\""""),
+        ("name: a b", "name: found 'a b' (a string); allowed: at most 63 letters, digits, _ . and -, the first a letter or digit"),
         ("readiness: {limit_s: .nan}", "readiness.limit_s: found nan (a number); allowed: a finite number"),
         ("router: builtin", "router: found 'builtin' (a string); allowed: a map, here {name: builtin}"),
         ("router: {name: command}", "router.command: is missing"),
@@ -241,6 +242,12 @@ def test_what_is_there_but_wrong_is_not_called_missing(text):
 def test_sections_have_to_be_there():
     assert "found no generation_servers" in complaints("model: m\ncontext_servers: {}\n")[0]
     assert "at least one instance" in complaints("context_servers: {num_instances: 0}\ngeneration_servers: {num_instances: 0}\n")[0]
+
+
+def test_a_negated_flag_is_a_key_of_its_engine():
+    keys = "no_enable_prefix_caching: true\nno_enable_prefix_cachin: true\n"
+    warned = spec.loads(SMALL.replace("reference", "vllm") + keys).warnings
+    assert [(one.key, "did you mean no_enable_prefix_caching?" in one.text) for one in warned] == [("no_enable_prefix_cachin", True)]
 
 
 def test_too_many_ranks_are_refused():
