@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional, TypeVar
 
 import click
 
@@ -17,6 +21,7 @@ from disagg_launch.errors import BadInput, NotReady, WorkerDied
 CONNECT_S = 5.0
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 DEFAULT_RUN = Path("runs/latest")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,25 @@ class Answer:
         return (self.tokens - 1) / max(self.total_s - self.ttft_s, 1e-9)
 
 
+tokens_option = click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="The longest answer.")
+temperature_option = click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: always the likeliest token."
+)
+
+
+def endpoint_option(default: str) -> Callable[[F], F]:
+    """Which of PATHS is asked."""
+    said = "chat: the model's chat template around the prompt; completions: the prompt as it is."
+    return click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default=default, show_default=True, help=said)
+
+
 @click.command()
 @click.argument("prompt")
 @click.option("--run", "run", type=click.Path(path_type=Path), help=f"Run folder of the deployment. [default: {DEFAULT_RUN}]")
 @click.option("--url", help="The router itself, for example http://127.0.0.1:8000, in place of a run folder.")
-@click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default="chat", show_default=True)
-@click.option("--max-tokens", type=int, default=100, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True)
+@endpoint_option("chat")
+@tokens_option
+@temperature_option
 @click.option("--stream/--no-stream", default=True, show_default=True, help="Print the answer as it comes.")
 def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max_tokens: int, temperature: float, stream: bool) -> None:
     """Send one prompt to a deployment and print the answer; how fast it came goes to standard error."""
@@ -66,11 +83,22 @@ def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max
     help="The topology file, or a run folder's configs/router.yaml.",
 )
 @click.option("-p", "--prompts-file", "prompts", required=True, type=click.Path(path_type=Path), help="A JSON list of prompts.")
-@click.option("--max-tokens", type=int, default=100, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True)
-@click.option("--server-start-timeout", type=float, help="Seconds to wait for the router to be healthy; without it, there is no waiting.")
-@click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default="completions", show_default=True)
-@click.option("-o", "--output-file", type=click.Path(path_type=Path), default=Path("output.json"), show_default=True)
+@tokens_option
+@temperature_option
+@click.option(
+    "--server-start-timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for the router to be healthy; without it, there is no waiting.",
+)
+@endpoint_option("completions")
+@click.option(
+    "-o",
+    "--output-file",
+    type=click.Path(path_type=Path),
+    default=Path("output.json"),
+    show_default=True,
+    help="A JSON list of the answers.",
+)
 @click.option("--streaming/--no-streaming", default=True, show_default=True, help="Time to the first token is seen only when streaming.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end of the text, up to --max-tokens.")
 @click.option("--url", help="The router, in place of the file's hostname and port.")
@@ -85,12 +113,24 @@ def client(config: Path, prompts: Path, max_tokens: int, temperature: float, ser
     body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stream": streaming}
     if ignore_eos:
         body["ignore_eos"] = True
-    with ThreadPoolExecutor(max_workers=max(1, min(len(asked), 256))) as pool:
-        answers = list(pool.map(lambda prompt: _send(base, endpoint, prompt, body, _model_in(where)), asked))
-    output_file.write_text(json.dumps([answer.text for answer in answers], indent=1, ensure_ascii=False) + "\n")
+    answers = _at_once(lambda prompt: _send(base, endpoint, prompt, body, _model_in(where)), asked)
     for answer in answers:
         click.echo(f"{click.style('> ' + answer.prompt, bold=True)}\n{answer.text.strip()}\n")
     click.echo(_table(answers), err=True)
+    # last: if it cannot be written, the answers have been seen
+    output_file.write_text(json.dumps([answer.text for answer in answers], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _at_once(send: Callable[[str], Answer], prompts: list[str]) -> list[Answer]:
+    """The answers in the order of the prompts; up to 256 are waited for at once."""
+    pool = ThreadPoolExecutor(max_workers=max(1, min(len(prompts), 256)))
+    try:
+        answers = list(pool.map(send, prompts))
+    except KeyboardInterrupt:
+        # the interpreter would wait for every thread, and so for servers that may never answer
+        os._exit(128 + signal.SIGINT)
+    pool.shutdown()
+    return answers
 
 
 def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], named: str, show: Any = None) -> Answer:
@@ -103,24 +143,39 @@ def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], named:
     body = {"model": "", **options, **_prompt(endpoint, prompt)}
     if options["stream"]:
         body["stream_options"] = {"include_usage": True}
-    try:
+    with _in_words(base):
         body["model"] = _model(base, named)
         began = time.perf_counter()
         response = requests.post(base + PATHS[endpoint], json=body, stream=options["stream"], timeout=(CONNECT_S, None))
+        if response.status_code != 200:
+            raise _refused(response)
+        if not options["stream"]:
+            said = response.json()
+            return Answer(prompt, _text(said["choices"][0]), _tokens(said), None, time.perf_counter() - began)
+        return _collect(prompt, response, began, show)
+
+
+@contextlib.contextmanager
+def _in_words(base: str) -> Iterator[None]:
+    """What goes wrong between here and a router, as an error of the table."""
+    import requests
+
+    try:
+        yield
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as wrong:
+        raise BadInput(f"{base}: no address of a router ({wrong}); needed: one like http://127.0.0.1:8000") from None
     except requests.ConnectionError:
         raise NotReady(f"{base}: nobody listens there; is the deployment up? (disagg-launch status)") from None
-    if response.status_code != 200:
-        raise _refused(response)
-    if not options["stream"]:
-        said = response.json()
-        return Answer(prompt, _text(said["choices"][0]), _tokens(said), None, time.perf_counter() - began)
-    return _collect(prompt, response, began, show)
+    except requests.Timeout:
+        raise NotReady(f"{base}: somebody listens there, and did not answer in {CONNECT_S:g} s; is it a router?") from None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise BadInput(f"{base}: whoever answers there does not speak as an OpenAI-compatible server; give the router's address") from None
 
 
 def _collect(prompt: str, response: Any, began: float, show: Any) -> Answer:
     parts: list[str] = []
     ttft, tokens = None, 0
-    for said in _events(response):
+    for said in _events(response, parts):
         if "error" in said:
             raise WorkerDied(f"the answer broke off after {len(parts)} pieces: {said['error'].get('message')}")
         tokens = _tokens(said) or tokens
@@ -134,10 +189,16 @@ def _collect(prompt: str, response: Any, began: float, show: Any) -> Answer:
     return Answer(prompt, "".join(parts), tokens or len(parts), ttft, time.perf_counter() - began)
 
 
-def _events(response: Any) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines(chunk_size=None):
-        if line.startswith(b"data: ") and line != b"data: [DONE]":
-            yield json.loads(line[6:])
+def _events(response: Any, parts: list[str]) -> Iterator[dict[str, Any]]:
+    """The events of a stream. WorkerDied if the connection ends before it; `parts` are what came until then."""
+    import requests
+
+    try:
+        for line in response.iter_lines(chunk_size=None):
+            if line.startswith(b"data: ") and line != b"data: [DONE]":
+                yield json.loads(line[6:])
+    except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError):
+        raise WorkerDied(f"the answer broke off after {len(parts)} pieces: the connection ended") from None
 
 
 def _refused(response: Any) -> Exception:
@@ -215,9 +276,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as wrong:
-        raise BadInput(f"{path}: {wrong}") from None
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as wrong:
+        raise BadInput(f"{path}: cannot be read: {wrong}") from None
     if not isinstance(raw, dict):
         raise BadInput(f"{path}: found {type(raw).__name__}, a map with hostname and port is needed")
     return raw
@@ -225,9 +286,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _read_prompts(path: Path) -> list[str]:
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as wrong:
-        raise BadInput(f"{path}: {wrong}") from None
+        raise BadInput(f"{path}: cannot be read: {wrong}; a JSON list of strings is needed") from None
     if not isinstance(raw, list) or not all(isinstance(one, str) for one in raw):
         raise BadInput(f"{path}: a JSON list of strings is needed")
     return raw

@@ -13,9 +13,21 @@ import click
 @click.option("-c", "--config", "--config_file", "path", required=True, type=click.Path(path_type=Path), help="A disagg_config.yaml.")
 @click.option("-m", "--metadata_server_config_file", "metadata", type=click.Path(path_type=Path), help="A metadata_config.yaml.")
 @click.option("--host", help="Address to listen on, in place of the file's hostname.")
-@click.option("--port", type=int, help="Port to listen on, in place of the file's port.")
-@click.option("-r", "--request_timeout", type=float, help="Seconds for one call to a worker, in place of front_door.request_timeout_s.")
-@click.option("--drain", "drain_s", type=int, default=30, show_default=True, help="Seconds that running requests are given at the end.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, in place of the file's port.")
+@click.option(
+    "-r",
+    "--request_timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds for one call to a worker, in place of front_door.request_timeout_s.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="Seconds that running requests are given at the end.",
+)
 @click.option("--closed", is_flag=True, help="Answer nobody but the admin until POST /admin/open.")
 def router(
     path: Path,

@@ -62,7 +62,7 @@ def render(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[st
         click.echo(written(topology, files, run))
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @spec_argument
 @run_option
 @backend_option

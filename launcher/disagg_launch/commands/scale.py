@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 
 INSTANCE = re.compile(r"(ctx|gen)\d+")
-drain_option = click.option("--drain", "drain_s", type=float, default=60, show_default=True, help="Seconds that requests under way get.")
+drain_option = click.option(
+    "--drain", "drain_s", type=click.FloatRange(min=0), default=60, show_default=True, help="Seconds that requests under way get."
+)
 interrupt_option = click.option(
     "--interrupt", is_flag=True, help="Replace even where a role falls below its minimal instances meanwhile: requests wait or are refused."
 )

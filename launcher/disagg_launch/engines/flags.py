@@ -37,7 +37,10 @@ def known(engine: str) -> frozenset[str]:
 
 
 def table(engine: str) -> dict[str, Any]:
-    """What is known of an engine's command line: its `flags`; read from a wheel also its `version`, and vLLM's `connectors`."""
+    """What is known of an engine's command line: its `flags`; read from a wheel also its `version` and vLLM's `connectors`.
+
+    Of TensorRT-LLM also `keys`, those of its worker YAML: the classes of LLM arguments in its sources.
+    """
     read: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{engine}.json").read_text())
     return read
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAME = "trtllm"
 WIRE = "trtllm"
 JOINS = "openly"
-KNOWN_KEYS = trtllm_files.KNOWN_KEYS
+KNOWN_KEYS = frozenset(flags.table(NAME)["keys"])
 SERVE, LLMAPI_LAUNCH, MPI_WORKER = "serve", "llmapi-launch", "mpi-worker"
 
 # A process that MPI-spawns its own ranks must not believe that it is a task of the launcher around it.

@@ -23,28 +23,6 @@ FLAG_KEYS = {
 }  # fmt: skip
 
 
-# Those that are known: a misspelt one is a warning, and engines grow faster than this list. Source: the classes of LLM arguments.
-KNOWN_KEYS = frozenset(
-    """
-    allreduce_strategy attention_dp_config attn_backend auto_deploy_config backend batched_logits_processor build_config
-    cache_transceiver_config chat_template checkpoint_format checkpoint_loader context_parallel_size cp_config cuda_graph_config
-    custom_module_dirs custom_tokenizer disable_overlap_scheduler disagg_cluster dtype embedding_parallel_mode enable_attention_dp
-    enable_autotuner enable_build_cache enable_chunked_context enable_chunked_prefill enable_iter_perf_stats enable_iter_req_stats
-    enable_layerwise_nvtx_marker enable_lm_head_tp_in_adp enable_lora enable_min_latency enable_prompt_adapter
-    extended_runtime_perf_knob_config fail_fast_on_attention_window_too_large fast_build free_gpu_memory_fraction
-    garbage_collection_gen0_threshold gather_generation_logits gpus_per_node guided_decoding_backend iter_stats_max_iterations
-    kv_cache_config kv_cache_free_gpu_memory_fraction kv_connector_config load_format log_level lora_config max_batch_size
-    max_beam_width max_input_len max_lora_rank max_num_tokens max_prompt_adapter_token max_seq_len media_io_kwargs mm_encoder_only
-    moe_cluster_parallel_size moe_config moe_expert_parallel_size moe_tensor_parallel_size normalize_log_probs
-    num_postprocess_workers nvfp4_gemm_config orchestrator_type otlp_traces_endpoint peft_cache_config perf_metrics_max_requests
-    postprocess_tokenizer_dir print_iter_log quant_config ray_worker_extension_cls reasoning_parser request_stats_max_iterations
-    return_perf_metrics revision sampler_type scheduler_config skip_tokenizer_init sparse_attention_config speculative_config
-    stream_interval tensorrt_llm_endpoint tokenizer tokenizer_mode tokenizer_revision tool_parser torch_compile_config
-    trust_remote_code
-    """.split()
-)
-
-
 def worker_args(spec: Spec, role: str) -> dict[str, Any]:
     """The worker YAML of a role: the section's engine keys and what disaggregated serving cannot do without."""
     keys = {k: v for k, v in spec.section(role).engine_keys.items() if k not in FLAG_KEYS}

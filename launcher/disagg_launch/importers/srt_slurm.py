@@ -88,7 +88,7 @@ def convert(draft: Draft) -> None:
     """Fill the draft with our form. BadTopology if the recipe is not disaggregated, or its engine has no counterpart."""
     if "base" in draft.source.values:
         others = listed(str(key) for key in draft.source.values if key != "base")
-        draft.refuse(("base",), f"found several recipes in one file (base and {others}); needed: a file with one of them, without overrides")
+        draft.refuse(("base",), f"found several recipes in one file (base and {others}); needed: a file with one, without overrides")
     where = layout(draft)
     draft.kind = where.kind
     draft.reasons.update(REASONS)
