@@ -84,15 +84,14 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(tmp_path: pathlib.Path
         command = [sys.executable, "-m", "disagg_launch", "client", "-c", "spec.yaml", "-p", "prompts.json", "--url", address]
         # tests that were started in the background of a shell have inherited an ignored SIGINT
         heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-        asks = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed)  # noqa: PLW1509
+        asks = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed)
         answered = []
         for _ in range(2):
             connection, _ = silent.accept()
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
             answered.append(connection)
-        for _ in range(2):  # both prompts were sent, and wait for ever
-            answered.append(silent.accept()[0])
+        answered += [silent.accept()[0] for _ in range(2)]  # both prompts were sent, and wait for ever
         asks.send_signal(signal.SIGINT)
         assert asks.wait(timeout=60) == 130
         assert not (tmp_path / "output.json").exists()

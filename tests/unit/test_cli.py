@@ -75,3 +75,12 @@ def test_a_full_disk_is_said_without_a_traceback(words: tuple[str, ...]) -> None
     quoted = shlex.join([sys.executable, "-m", "disagg_launch", *words])
     done = subprocess.run(["bash", "-c", f"{quoted} > /dev/full"], cwd=EXAMPLES, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "disagg-launch: No space left on device\n")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    module, attribute, _ = cli.COMMANDS[name]
+    command = getattr(importlib.import_module(f"disagg_launch.commands.{module}"), attribute)
+    for one in (command, *getattr(command, "commands", {}).values()):
+        assert one.help
+        assert [option.opts for option in one.params if isinstance(option, click.Option) and not option.help] == []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from disagg_launch.commands.run import LATEST, run_folder
+from disagg_launch.commands.run import run_folder
 from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import logbook
 
@@ -63,7 +63,7 @@ def _run_and_instances(words: tuple[str, ...]) -> tuple[pathlib.Path, tuple[str,
     """The run that the first word names, a folder or a job's id, or the latest; and the words behind it."""
     if words and (words[0][:1].isdigit() or os.sep in words[0] or os.path.isdir(words[0])):
         return run_folder(words[0]), words[1:]
-    return LATEST, words
+    return run_folder(), words
 
 
 class _GoingOn:

@@ -28,13 +28,15 @@ LATEST = RUNS / "latest"
 POLL_S = 0.1
 
 
-def run_folder(value: str) -> pathlib.Path:
-    """The run folder of that path, or the one that the Slurm job of that number was sent from."""
-    if not str(value)[:1].isdigit() or os.path.exists(value):
+def run_folder(value: str | pathlib.Path = LATEST) -> pathlib.Path:
+    """The run folder of that path, or the one that the Slurm job of that number was sent from. BadInput if there is none."""
+    if os.path.isdir(value):
         return pathlib.Path(value)
-    from disagg_launch.backends.slurm import jobs
+    if str(value)[:1].isdigit():
+        from disagg_launch.backends.slurm import jobs
 
-    return jobs.folder_of(value)
+        return jobs.folder_of(str(value))
+    raise BadInput(f"{value}: found no such folder; needed: a run folder, which `disagg-launch up` or `submit` makes, or a Slurm job's id")
 
 
 folder_type = click.Path(path_type=pathlib.Path)

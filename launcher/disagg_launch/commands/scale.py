@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from disagg_launch.commands.run import LATEST, run_folder
+from disagg_launch.commands.run import run_folder
 from disagg_launch.errors import BackendRefused, BadInput, DoesNotFit, NotReady
 from disagg_launch.plan import PREFIX
 
@@ -116,7 +116,7 @@ def upgrade(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
 
     if len(words) > 2:
         raise BadInput(f"found {len(words)} words, needed SPEC, or RUN and SPEC")
-    now = _deployment(run_folder(words[0]) if len(words) == 2 else LATEST)
+    now = _deployment(run_folder(words[0]) if len(words) == 2 else run_folder())
     if jobs := further.alive(now.run):
         raise BadInput(f"{jobs[0].run}: its instances run in a further job, {jobs[0].job}; `scale` down to those of the first job before")
     fresh = now._replace(spec=_changeable(specs.load(pathlib.Path(words[-1]))))
@@ -148,7 +148,7 @@ def remove(words: tuple[str, ...], drain_s: float) -> None:
 
 def _run_and(words: Sequence[str], is_other: Callable[[str], object]) -> tuple[pathlib.Path, tuple[str, ...]]:
     """The run folder, the first word unless `is_other`, and the other words, of which there must be one."""
-    run, rest = (LATEST, tuple(words)) if is_other(words[0]) else (run_folder(words[0]), tuple(words[1:]))
+    run, rest = (run_folder(), tuple(words)) if is_other(words[0]) else (run_folder(words[0]), tuple(words[1:]))
     if not rest:
         raise BadInput(f"{words[0]}: found only that; say what to change, such as gen=+1 or gen1")
     return run, rest

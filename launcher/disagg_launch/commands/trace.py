@@ -43,6 +43,8 @@ def _read(run: pathlib.Path) -> Trace:
     from disagg_launch.watch.happened import EventLog, first_token_at
     from disagg_launch.watch.trace import trace
 
+    if not (run / "plan.json").exists():
+        raise BadInput(f"{run}: found no plan.json; needed: a run folder, which `disagg-launch up` or `submit` makes")
     events = EventLog(run / "state" / "events.jsonl").news()
     made = trace(read(run), events, first_token_at(run / "logs" / "router.log", events))
     if made is None:
