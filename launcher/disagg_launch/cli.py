@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -47,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "layout": ("layout", "layout", "Write and verify the forms of a layout: hostfile, rankfile, picture, ..."),
 }
 
+INTERRUPTED = 128 + signal.SIGINT
 EPILOG = "Exit codes: 0 done, 2 bad use or bad file, 3 does not fit, 4 backend missing or refused, 5 not ready in time, 6 a worker died, 130/143 signals."  # noqa: E501
 
 
@@ -108,6 +110,7 @@ def root() -> None:
 
 def main(argv: Optional[list[str]] = None) -> Any:
     """Run the command line and leave with the exit code of the table in `errors`."""
+    interrupted = _notice_interrupts()
     try:
         # what it gives back is the code of click.exceptions.Exit, or None
         sys.exit(root.main(args=argv, prog_name="disagg-launch", standalone_mode=False))
@@ -115,7 +118,7 @@ def main(argv: Optional[list[str]] = None) -> Any:
         wrong.show()
         sys.exit(wrong.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     except DisaggError as error:
         click.echo(f"disagg-launch: {error}", err=True)
         sys.exit(error.exit_code)
@@ -123,3 +126,20 @@ def main(argv: Optional[list[str]] = None) -> Any:
         # a file or folder that the user named, or a full disk
         click.echo(f"disagg-launch: {': '.join(str(one) for one in (wrong.filename, wrong.strerror or wrong) if one)}", err=True)
         sys.exit(BadInput.exit_code)
+    except Exception:
+        if interrupted:
+            sys.exit(INTERRUPTED)
+        raise
+
+
+def _notice_interrupts() -> list[int]:
+    """A list that is not empty any more after SIGINT: whoever was interrupted may make another error of it, as pydantic does."""
+    seen: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    return seen

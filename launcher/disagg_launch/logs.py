@@ -181,12 +181,12 @@ def since(run: Path, text: str) -> str:
     if short:
         newest = max((_newest(path) for path in (run / "logs").glob("*.log")), default="")
         at_s = chronicle.seconds(newest) if newest else time.time()
-        return chronicle.stamp(at_s - float(short[1]) * UNITS[short[2]])
+        return chronicle.stamp(max(0.0, at_s - float(short[1]) * UNITS[short[2]]))
     try:
-        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        at_s = datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        return chronicle.stamp(max(0.0, at_s))
+    except (ValueError, OverflowError):
         raise BadInput(f"--since {text}: neither a duration (90s, 10m, 2h, 1d) nor a date and time (2026-01-31T12:00)") from None
-    return chronicle.stamp(moment.timestamp())
 
 
 def _newest(path: Path) -> str:

@@ -48,6 +48,24 @@ def test_errors_become_exit_codes(
         assert "what went wrong" in capsys.readouterr().err
 
 
+def test_an_interrupt_that_became_another_error_is_an_interrupt() -> None:
+    """As in pydantic, which builds a model while the command line is imported."""
+    code = """
+import os, signal
+from disagg_launch import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def fails(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("no model") from None
+cli.root.main = fails
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def call(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "disagg_launch", *map(str, words)], capture_output=True, text=True, check=False, **more)
 

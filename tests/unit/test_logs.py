@@ -84,6 +84,8 @@ def test_since_a_time_or_before_the_newest_line(run):
     with pytest.raises(BadInput, match="neither a duration"):
         logs.since(run, "yesterday")
     assert said(run, since=at(5), last=1) == said(run, last=1)
+    for ages_ago in ("99999999999d", "9" * 400 + "d", "0001-01-01T00:00Z"):
+        assert said(run, since=logs.since(run, ages_ago)) == said(run)
 
 
 def test_since_and_last_do_not_depend_on_where_blocks_begin(tmp_path):

@@ -64,15 +64,15 @@ def test_a_place_that_cannot_be_written_is_named(here: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("words", [
-    "down", "status", "top --once", "explain", "trace", "logs", "logs gen0", "scale gen=+1", "restart gen0", "remove gen0", "autoscale record",
-    "status elsewhere", "upgrade elsewhere spec.yaml",
+    "down", "status", "top --once", "explain", "trace", "logs", "logs gen0", "scale gen=+1", "restart gen0", "remove gen0",
+    "autoscale record", "status elsewhere", "upgrade elsewhere spec.yaml",
 ])  # fmt: skip
 def test_a_run_that_is_not_there_is_said_in_the_same_words(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(words.split())
     where = "elsewhere" if "elsewhere" in words else "runs/latest"
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith(f"disagg-launch: {where}: found no such folder; needed: a run folder, which `disagg-launch up`")
+    assert capsys.readouterr().err.startswith(f"disagg-launch: {where}: found no such folder; needed: a run folder, which ")
 
 
 def test_the_catalogue_of_causes_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:

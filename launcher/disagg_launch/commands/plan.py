@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from disagg_launch.plan import Plan
     from disagg_launch.spec import Spec
 
+NARROWEST = 20
 source = click.Path(path_type=pathlib.Path)
 
 
@@ -96,6 +97,7 @@ def _print(made: Plan) -> None:
     from disagg_launch.layouts.terminal import lines
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.width = max(NARROWEST, console.width)  # COLUMNS may say 0, and then nothing at all would be printed
     # rich would leave with its own exit code when the reader of a pipe has left
     with console.capture() as text:
         for line in lines(made, console.width):

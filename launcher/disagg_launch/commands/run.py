@@ -231,8 +231,9 @@ def written(
     """
     from disagg_launch import render
 
-    folder = (run or runs / topology.name).absolute()
+    folder = run or runs / topology.name
     try:
+        folder = folder.absolute()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.parent):
             folder = folder if run else unused(folder)

@@ -56,6 +56,12 @@ def test_text_is_plain_and_narrow_when_piped(topology):
     assert " *pack            2 nodes" in done.stdout
 
 
+@pytest.mark.parametrize("columns", ["0", "-5", "wide"])
+def test_a_width_that_is_none_hides_nothing(topology, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "ctx0" in call("plan", topology()).stdout
+
+
 def test_what_does_not_fit_is_refused_with_the_arithmetic(topology):
     done = call("plan", topology(TOPOLOGY.replace("gpus_per_node: 4", "gpus_per_node: 4, nodes: 1")))
     assert done.returncode == 3

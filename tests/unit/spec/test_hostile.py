@@ -60,6 +60,7 @@ def test_a_damaged_example_is_a_spec_or_is_placed(path, data):
     answer(text[:at] + data.draw(st.text(max_size=4)) + text[at + data.draw(st.integers(0, 20)) :])
 
 
+values = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)  # what an environment can hold
 sections = st.fixed_dictionaries(
     {
         "num_instances": st.integers(1, 9),
@@ -68,7 +69,7 @@ sections = st.fixed_dictionaries(
     },
     optional={
         "max_batch_size": st.integers(1, 512),
-        "env": st.dictionaries(st.from_regex(r"[A-Z]{1,8}", fullmatch=True), st.text(max_size=9) | st.integers()),
+        "env": st.dictionaries(st.from_regex(r"[A-Z]{1,8}", fullmatch=True), values | st.integers()),
     },
 )
 
