@@ -2,7 +2,7 @@
 
 An entry's `where` says what its patterns are looked for in: "log" (what ranks and their launcher say), "end" (how a rank ended, and the
 gateway's reason) or "job" (what Slurm says of the job). INFO lines never count, warnings only for entries with `warnings`.
-`excerpt` are lines as the program prints them (names and numbers are not those of a real user); a test holds each entry to its own.
+Each has excerpts, lines as programs print them, and says where these come from; tests hold each entry to its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,20 @@ from disagg_launch.runtime.levels import DEBUG, INFO, WARNING, level_of
 LOG, END, JOB = PLACES = ("log", "end", "job")
 
 
+CAPTURED = "captured: "
+
+
+class Excerpt(NamedTuple):
+    """Lines, or parts of long ones, as a program prints them.
+
+    `source`: "captured: " and what was done here to make it say so, the address of a public thread (names and numbers are then not those of
+    its writer), or that of the code that has the words.
+    """
+
+    source: str
+    lines: Tuple[str, ...]
+
+
 class Cause(NamedTuple):
     """What some words mean, and one thing to do about it. `consequence`: it tells that somebody else has failed before."""
 
@@ -26,8 +40,7 @@ class Cause(NamedTuple):
     cause: str
     remedy: str
     said_by: str
-    source: str
-    excerpt: Tuple[str, ...]
+    excerpts: Tuple[Excerpt, ...]
     where: Tuple[str, ...]
     patterns: Tuple[str, ...]
     warnings: bool = False
@@ -48,7 +61,7 @@ def catalogue() -> Tuple[Cause, ...]:
 
 def _cause(raw: Dict[str, Any]) -> Cause:
     lists: Dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    return Cause(**lists)
+    return Cause(**{**lists, "excerpts": tuple(Excerpt(one["source"], tuple(one["lines"])) for one in raw["excerpts"])})
 
 
 def fits(text: str, where: str = LOG) -> Optional[Cause]:
@@ -68,17 +81,32 @@ def explain(lines: Iterable[str], end: str = "") -> Optional[Cause]:
     return first(found)
 
 
+_ABOUT = """\
+# Likely causes
+
+Written by `disagg-launch explain --table`; a test holds this file to the catalogue.
+
+When a deployment fails, its logs and Slurm's words are looked through for these; of several that fit, the first is named.
+`disagg-launch explain RUN` says what was found. What each looks like was captured when we made it happen, or is from a public thread
+(names and numbers were changed there) or from the program's source. The captured logs lie whole in `tests/unit/runtime/captured/`, and
+the verdict on each is held to the cause that it should name."""
+
+
 def table() -> str:
     """docs/causes.md: every entry, from the catalogue itself."""
-    lines = ["# Likely causes", "", "Written by `disagg-launch explain --table`; a test holds this file to the catalogue.", ""]
-    lines += ["When a deployment fails, its logs and Slurm's words are looked through for these; of several that fit, the first is named."]
-    lines += ["`disagg-launch explain RUN` says what was found. Lines are as programs print them, with other names and numbers.", ""]
-    lines += ["| cause | what it is | what to do | said by | what it looks like | known from |", "|---|---|---|---|---|---|"]
+    lines = [_ABOUT, "", "| cause | what it is | what to do | said by | what it looks like |", "|---|---|---|---|---|"]
     for one in catalogue():
-        said = "<br>".join(f"`{text.strip()}`" for text in one.excerpt).replace("|", "\\|")
-        source = f"[thread]({one.source})" if one.source.startswith("http") else one.source
-        lines.append(f"| {one.number} {one.name} | {one.cause} | {one.remedy} | {one.said_by} | {said} | {source} |".replace("`` ", "` "))
+        said = "<br>".join(_shown(excerpt) for excerpt in one.excerpts)
+        lines.append(f"| {one.number} {one.name} | {one.cause} | {one.remedy} | {one.said_by} | {said} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(excerpt: Excerpt) -> str:
+    """Some lines as code in a cell of a table, and where they come from."""
+    said = "<br>".join(f"`` {text} ``" if "`" in text else f"`{text}`" for text in excerpt.lines)
+    kind = "thread" if re.search(r"/(?:issues|pull)/", excerpt.source) else "source"
+    source = excerpt.source if excerpt.source.startswith(CAPTURED) else f"[{kind}]({excerpt.source})"
+    return f"{said}<br>({source})".replace("|", "\\|")
 
 
 def first(found: Iterable[Optional[Cause]]) -> Optional[Cause]:

@@ -31,6 +31,7 @@ BUDGET_S = 4.0
 SHOWN_LINES = 8
 LAUNCHER = "-"
 FOLLOWS = re.compile(r"step \S+ ended with (\S+)$")
+ABORTS = re.compile(r"SIGABRT|exit code 134|: Aborted")
 
 
 class Sign(NamedTuple):
@@ -57,11 +58,11 @@ class Evidence(NamedTuple):
             return Sign(self.instance, min(shown.stamp, stamp(self.end.at) if self.end else LATER), shown.rank, shown.text, False)
         if self.end is None:
             return None
-        ended, follows = stamp(self.end.at), causes.fits(self.end.text, END)
-        if self.lines and not (follows and not follows.consequence):
+        ended, cause = stamp(self.end.at), self._end_cause()
+        if self.lines and not (cause and not cause.consequence):
             one = self.lines[0][0]
             return Sign(self.instance, min(one.stamp, ended), one.rank, one.text, True)
-        return Sign(self.instance, ended, "", self.end.text, bool(follows and follows.consequence))
+        return Sign(self.instance, ended, "", self.end.text, bool(cause and cause.consequence))
 
     def _shown(self) -> Optional[Line]:
         """The first line that tells of a failure of its own.
@@ -77,13 +78,18 @@ class Evidence(NamedTuple):
         older = [one for one, cause in self.lines if cause and not cause.consequence]
         return next(iter([*older, *own]), None)
 
+    def _end_cause(self) -> Optional[Cause]:
+        """What its end means by itself. An abort means nothing beside words that do: so a watchdog ends the process that waited in vain."""
+        if self.end is None or (ABORTS.search(self.end.text) and any(cause for _, cause in self.lines)):
+            return None
+        return causes.fits(self.end.text, END)
+
     def cause(self, sign: Sign) -> Optional[Cause]:
         """The cause to name: of what the blamed rank said from its first sign on, else of any rank of its instance and of its end."""
         since = [(one, cause) for one, cause in self.lines if one.stamp >= sign.stamp]
         own = causes.first(cause for one, cause in since if one.rank == sign.rank)
-        end = causes.fits(self.end.text, END) if self.end else None
         known = own if own and not own.consequence else None
-        return known or causes.first([*(cause for _, cause in since), end])
+        return known or causes.first([*(cause for _, cause in since), self._end_cause()])
 
     def first_errors(self, sign: Sign) -> List[str]:
         """The first error lines of the blamed rank, without the frames of tracebacks."""

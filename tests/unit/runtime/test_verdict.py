@@ -3,48 +3,10 @@
 import json
 
 import pytest
+from run_scene import T0, Scene
 
 from disagg_launch.runtime import sieve, verdict
 from disagg_launch.runtime.chronicle import stamp
-
-T0 = 1_767_225_600.0
-
-
-class Scene:
-    """A run folder in the making. Times are seconds since the gateway began."""
-
-    def __init__(self, run):
-        self.run = run
-        (run / "logs").mkdir()
-        (run / "state").mkdir()
-        self.events = []
-        self.event(0, "begun", "")
-
-    def event(self, at, event, instance, text="", **more):
-        self.events.append({"at": T0 + at, "t": at, "event": event, "instance": instance, "text": text, **more})
-
-    def instance(self, name, *ranks, stage="role taken"):
-        """One with these global ranks, started at 0; its log has its header."""
-        for rank in ranks:
-            self.event(0, "rank", name, rank=rank, ranks=[rank], host=f"node{rank}", pid=1, gpus=[str(rank)])
-        self.event(0, "stage", name, stage=stage, life=1)
-        self.raw(name, f"# {name} plan 0123456789ab start 1 at {stamp(T0)}")
-
-    def raw(self, name, line):
-        with (self.run / f"logs/{name}.log").open("a") as file:
-            file.write(line + "\n")
-
-    def say(self, at, name, rank, text):
-        self.raw(name, f"[{rank}] {stamp(T0 + at)} {text}")
-
-    def end(self, at, name, how="exit code 1", rank=None, instance_rank=0):
-        more = {} if rank is None else {"rank": rank, "host": f"node{rank}", "gpus": [str(rank)], "how": how}
-        text = how if rank is None else f"rank {instance_rank} on node{rank}: {how}"
-        self.event(at, "ended", name, text, life=1, code=6, **more)
-
-    def judged(self, instance="", oom_kills=0, reason="it failed"):
-        (self.run / "state/events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in self.events))
-        return verdict.judged(str(self.run), "failed", reason, 6, instance, oom_kills)
 
 
 @pytest.fixture
@@ -135,6 +97,16 @@ def test_but_it_is_if_the_end_came_from_waiting_in_vain(scene):
     scene.end(601.2, "gen0", "signal SIGABRT", rank=0)
     told = scene.judged("gen0")
     assert (told["rank"], told["host"], told["cause_name"], told["first_at"]) == (1, "node1", "gpu-memory", stamp(T0 + 1))
+
+
+def test_an_abort_after_waiting_in_vain_is_no_crash_of_its_own(scene):
+    scene.instance("ctx0", 0)
+    scene.instance("ctx1", 1)
+    scene.say(5.0, "ctx0", 0, "[rank0]:[E ProcessGroupNCCL.cpp:689] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL")
+    scene.end(5.1, "ctx0", "signal SIGABRT", rank=0)
+    assert scene.judged("ctx0")["cause_name"] == "peer-hangs"
+    scene.end(5.2, "ctx1", "signal SIGKILL", rank=1)
+    assert [scene.judged("ctx0")[key] for key in ("instance", "cause_name")] == ["ctx1", "killed"]
 
 
 def test_an_earlier_life_does_not_count(scene):
