@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from disagg_launch.router.fleet import Fleet
 
 LOOK_S = 0.2
+
+log = logging.getLogger(__name__)
 
 
 class Discovery:
@@ -45,7 +48,9 @@ class Discovery:
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have work done until `stop`."""
-        self._tasks.append(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_over)
+        self._tasks.append(task)
 
     def at_end(self, do: Callable[[], None]) -> None:
         """Have `do` called by `stop`."""
@@ -58,6 +63,12 @@ class Discovery:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _over(task: asyncio.Task[None]) -> None:
+    """None of the work ends by itself: that nobody is heard of any more must not go unsaid."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("service discovery has failed: restart the front door", exc_info=task.exception())
 
 
 def attach(fleet: Fleet, config: Config) -> Discovery:

@@ -56,6 +56,10 @@ class Members:
                 self._leave(key, "does not answer")
             elif self._now() - since > self._grace_s:
                 self._leave(key, f"has not registered again for {self._grace_s:g} s")
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Those who left and have nothing under way are out."""
         for worker, since in list(self._leaving.items()):
             if not worker.active or worker.state is State.GONE or self._now() - since > self._fleet.config.front_door.request_timeout_s:
                 del self._leaving[worker]
@@ -93,7 +97,7 @@ class Members:
         if worker.state is not State.GONE:
             self._fleet.change(worker, State.DRAINING)
         self._leaving[worker] = self._now()
-        self.look()
+        self._let_go()
 
     def _worker(self, member: Member) -> Worker | None:
         return self._fleet.table.by_url.get(_place(member))

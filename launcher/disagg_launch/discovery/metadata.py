@@ -44,7 +44,7 @@ class Poll:
             try:
                 found = await asyncio.to_thread(self._store.prefix, PREFIX)
                 self._compare(await self._well(found))
-            except Unreachable as problem:
+            except (Unreachable, ValueError, KeyError) as problem:
                 log.warning("the metadata server cannot be read: %s", problem)
             await asyncio.sleep(self._metadata.refresh_interval)
 

@@ -122,7 +122,7 @@ def healthy(worker: Probed, patience_s: float) -> bool:
     try:
         connection.request("GET", worker.health, headers={"Connection": "close"})
         return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException):  # an entry's host may be no name at all
         return False
     finally:
         connection.close()

@@ -12,8 +12,12 @@ from disagg_launch.plan import CONTEXT, GENERATION
 from disagg_launch.runtime import cluster as clusters
 from disagg_launch.runtime import metadata
 from disagg_launch.runtime.cluster import Cluster, Member
-from disagg_launch.runtime.registrar import reachable
+from disagg_launch.runtime.registrar import Probed, healthy, reachable
 from disagg_launch.runtime.stores import EXPIRED, SET
+
+
+def test_a_worker_whose_host_is_no_name_is_not_well() -> None:
+    assert not healthy(Probed("a..b", 8000), 1.0)
 
 
 def test_the_whole_map() -> None:

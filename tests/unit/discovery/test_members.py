@@ -219,3 +219,29 @@ JoinsAndLeaves.TestCase.settings = settings(
     max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestJoinsAndLeaves = JoinsAndLeaves.TestCase
+
+
+def test_several_who_fall_silent_together_all_leave() -> None:
+    """As when a node is lost: a look that judges more than one of them must come to its end."""
+    machine = JoinsAndLeaves()
+    machine.begin()
+    try:
+        lost = [machine.join(role) for role in (CONTEXT, CONTEXT, GENERATION)]
+        kept = machine.join(GENERATION)
+        machine.who_is_usable_is_who_should_be()
+
+        async def all_end_at_once() -> None:
+            for worker in lost:
+                await worker.close()
+            while any(machine.fleet.table.by_url[worker.place].state is not State.GONE for worker in lost):
+                await asyncio.sleep(0.01)
+            for _ in range(int(SILENT_S) + 1):
+                machine.clock_s += 1
+                machine.store.expire(kept.key, SILENT_S)
+            machine.store.sweep()
+            machine.members.look()
+
+        machine.run(all_end_at_once())
+        assert set(machine.fleet.table.by_url) == {kept.place}
+    finally:
+        machine.teardown()
