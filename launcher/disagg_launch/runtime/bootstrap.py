@@ -17,7 +17,7 @@ from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import gpus, manifest, wire
 from disagg_launch.runtime.binding import Reader, Scope
 from disagg_launch.runtime.launchers import LAUNCHERS, place_of
-from disagg_launch.runtime.names import GATEWAY, LIFE
+from disagg_launch.runtime.names import GATEWAY, LIFE, START
 from disagg_launch.runtime.tasks import Task, neighbours, numbers, tasks_of
 
 TYPE_CHECKING = False
@@ -243,7 +243,7 @@ def _report(role: Role, environ: Mapping[str, str], token: bytes, visible: tuple
         connection.settimeout(None)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(connection.fileno(), stream.fileno())
-    variables = {LIFE: answer["life"]}
+    variables = {LIFE: answer["life"], START: str(answer["start"])}
     if answer.get("companion") and role.numbers["local_rank"] == 0:
         from disagg_launch.runtime import lease
 

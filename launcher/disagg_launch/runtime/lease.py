@@ -15,7 +15,7 @@ import time
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set
 
 from disagg_launch.runtime import processes, wire
-from disagg_launch.runtime.names import GATEWAY, LIFE, RUN
+from disagg_launch.runtime.names import GATEWAY, LIFE, RUN, START
 
 FENCE_S = 30.0
 GONE_S = 2.0
@@ -143,7 +143,8 @@ def fork_companion(environ: Mapping[str, str], fence_s: float, grace_s: float) -
 
 
 def _guard(worker: int, environ: Mapping[str, str], fence_s: float, grace_s: float) -> None:
-    marks = [(LIFE, environ[LIFE]), ("DISAGG_INSTANCE", environ["DISAGG_INSTANCE"])]
+    # not its successors, which may be here before the last of these has ended
+    marks = [(name, environ[name]) for name in (LIFE, START, "DISAGG_INSTANCE")]
 
     def family() -> Set[int]:
         return processes.marked(marks)
@@ -196,7 +197,7 @@ def _wait_for(pid: int) -> None:
         descriptor = os.pidfd_open(pid)
         select.select([descriptor], [], [])
     except (AttributeError, OSError):  # before Linux 5.3, or it has ended already
-        while os.path.exists(f"/proc/{pid}") and not processes.table()[pid].zombie:
+        while (process := processes.table().get(pid)) is not None and not process.zombie:
             time.sleep(PID_POLL_S)
 
 

@@ -7,3 +7,5 @@ RUN = "DISAGG_RUN"
 LIFE = "DISAGG_LIFE"
 """Every process that a gateway starts, on whatever node, carries this, and children inherit it. It is a new random text for each gateway,
 so that a variable which a user exported in a shell can never mark that shell."""
+START = "DISAGG_START"
+"""Which start of its instance a rank belongs to: 1, and one more after each restart."""

@@ -79,7 +79,8 @@ class Reports:
             self.fleet.watch_rank(message["ranks"][0], message["pid"])
         self.changed()
         policy = self.launch.policy
-        answer = {"ok": True, "life": self.life, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
+        which = {"life": self.life, "start": one.starts}
+        answer = {"ok": True, **which, "companion": far, "fence_s": policy.fence_s, "grace_s": policy.grace_s}
         many = len(self.fleet.tasks[self.fleet.step_of[one.name].step]) > 1
         return {**answer, "output": many and LAUNCHERS[message["launcher"]].mixes}
 

@@ -19,9 +19,9 @@ from disagg_launch.runtime.progress import Figures
 class Reception:
     """A desk in a thread of its own, which takes every role and tells the rank to leave a companion beside its worker."""
 
-    def __init__(self, run, fence_s=30.0, beats_of_s=30.0, refuse=False):
+    def __init__(self, run, fence_s=30.0, beats_of_s=30.0, refuse=False, grace_s=0.5):
         self.heard, self.lost, self.said = [], [], []
-        self.fence_s, self.refuse = fence_s, refuse
+        self.fence_s, self.refuse, self.grace_s, self.starts = fence_s, refuse, grace_s, 0
         (run / "state").mkdir()
         (run / "state" / "token").write_text("secret\n")
         self.loop = asyncio.new_event_loop()
@@ -35,7 +35,9 @@ class Reception:
         self.heard.append(message)
         if message["kind"] == "lease" and self.refuse:
             return {"refused": "replaced"}
-        return {"ok": True, "life": "life-of-" + str(self.port), "companion": True, "fence_s": self.fence_s, "grace_s": 0.5}
+        self.starts += message["kind"] == "role"
+        which = {"life": "life-of-" + str(self.port), "start": self.starts}
+        return {"ok": True, **which, "companion": True, "fence_s": self.fence_s, "grace_s": self.grace_s}
 
     def leased(self):
         return any(m["kind"] == "lease" for m in self.heard)
@@ -56,11 +58,15 @@ def far(deploy):
     def build(*flags, **desk):
         run = deploy(flags={"ctx0": flags})
         desks.append(Reception(run.run, **desk))
-        environ = {**os.environ, "DISAGG_GATEWAY": f"127.0.0.1:{desks[-1].port}", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+        return run.run, desks[-1], begin(run, desks[-1])
+
+    def begin(run, desk):
+        environ = {**os.environ, "DISAGG_GATEWAY": f"127.0.0.1:{desk.port}", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
         argv = [sys.executable, str(run.run / "runtime.pyz"), "rank", "--launcher=slurm", "--step=ctx0", f"--digest={run.plan.digest}"]
         worker = subprocess.Popen(argv, env=environ, start_new_session=True)
         workers.append(worker)
-        return run.run, desks[-1], worker
+        desk.begin_again = lambda: begin(run, desk)
+        return worker
 
     yield build
     for one in desks:
@@ -99,6 +105,19 @@ def test_a_companion_leaves_with_its_worker_and_takes_the_grandchildren(far):
     until(lambda: survivors(run) == [])
 
 
+def test_a_companion_does_not_end_the_successor_of_its_worker(far):
+    """It has to wait for a deaf grandchild, and the next start of the instance is up before that one is killed."""
+    run, desk, worker = far("--deaf", "1", "--fork", "1", grace_s=2)
+    until(desk.leased)
+    until(lambda: len(survivors(run)) == 3)
+    companion = companion_of(worker, run)
+    worker.kill()
+    worker.wait()
+    successor = desk.begin_again()
+    companion.wait(30)
+    assert successor.poll() is None
+
+
 def test_a_companion_tells_what_its_worker_has_used_and_where_it_is(far):
     _, desk, worker = far("--load", "growth")
     until(desk.leased)
@@ -127,11 +146,15 @@ def test_a_companion_is_no_child_of_the_worker(far):
 def test_a_gateway_misses_a_lease_holder_that_falls_silent(far):
     run, desk, worker = far(beats_of_s=0.5)
     until(desk.leased)
-    companion = next(p for p in psutil.process_iter() if p.pid != worker.pid and is_companion(p, run))
+    companion = companion_of(worker, run)
     companion.suspend()
     until(lambda: desk.lost)
     assert desk.lost[0]["pid"] == worker.pid
     companion.resume()
+
+
+def companion_of(worker, run):
+    return next(p for p in psutil.process_iter() if p.pid != worker.pid and is_companion(p, run))
 
 
 def is_companion(process, run):
