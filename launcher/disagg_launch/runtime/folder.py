@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,9 @@ from disagg_launch.runtime import processes, wire
 from disagg_launch.runtime.binding import Binding, Reader, Scope
 from disagg_launch.runtime.names import LIFE
 
+TAKEN = (errno.EAGAIN, errno.EACCES)
+"""What a lock is refused with when somebody has it; everything else says that there are no locks here."""
+
 
 def claim(run: str) -> IO[str]:
     """The open lock file of the run; one gateway at a time. Makes state/ (0700) and logs/. BackendRefused if another has it."""
@@ -31,8 +35,12 @@ def claim(run: str) -> IO[str]:
     lock = open(os.path.join(run, "state", "lock"), "a+", encoding="utf-8")  # noqa: SIM115  (held as long as the gateway lives)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise BackendRefused(f"{run} is up already: stop it with `disagg-launch down {run}`") from None
+    except OSError as problem:
+        lock.close()
+        if problem.errno in TAKEN:
+            raise BackendRefused(f"{run} is up already: stop it with `disagg-launch down {run}`") from None
+        why = f"{lock.name} cannot be locked ({problem.strerror}), so nothing would keep a second gateway away"
+        raise BackendRefused(f"{why}: have its file system mounted with locks (Lustre: -o flock), or put the run elsewhere") from None
     return lock
 
 
@@ -67,8 +75,8 @@ def write_state(run: str, token: str, address: str) -> None:
 
 def write_bound(run: str, plan: Plan, launch: Launch, binding: Binding) -> None:
     """binding.json and every late-bound file, now that hosts are known."""
-    with open(os.path.join(run, "binding.json"), "w", encoding="utf-8") as file:
-        file.write(bindings.to_json(binding))
+    # ranks that start meanwhile read it
+    write_private(os.path.join(run, "binding.json"), bindings.to_json(binding), 0o644)
     scope = Scope(run, plan, launch, binding)
     for path, text in launch.files.items():
         whole = os.path.join(run, path)
@@ -99,6 +107,9 @@ def call(run: str, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str
     try:
         with open(os.path.join(run, "state", "gateway.json"), encoding="utf-8") as file:
             address = json.load(file)["address"]
-        return wire.ask(address, wire.read_token(run), message, timeout_s)
+        answer = wire.ask(address, wire.read_token(run), message, timeout_s)
     except (OSError, ValueError, KeyError) as problem:
         raise BackendRefused(f"{run} is not up: no gateway answers ({problem})") from None
+    if answer == wire.HUNG_UP:
+        raise BackendRefused(f"{run} is not up: {address}, where its gateway was, belongs to another run now")
+    return answer

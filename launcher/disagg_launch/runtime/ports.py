@@ -8,6 +8,7 @@ needs, and where it does not get them, or a stranger listens on a port of the pl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -101,7 +102,8 @@ class Holding:
         self._answers.clear()
         line = json.dumps(wish).encode() + b"\n"
         for descriptor in self._inputs:
-            os.write(descriptor, line)
+            with contextlib.suppress(BrokenPipeError):  # a step that has ended is noticed below
+                os.write(descriptor, line)
         gateway, hosts = self._gateway, set(self._gateway.fleet.binding.hosts)
         deadline = gateway.loop.time() + gateway.launch.readiness.limit_s
         while not hosts <= set(self._answers):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 LINE_LIMIT = 65536
+HUNG_UP = {"refused": "the gateway hung up: the token may be another run's"}
 
 
 def token_path(run: str) -> str:
@@ -64,7 +65,8 @@ def connect(address: str, token: bytes, message: dict[str, Any], timeout_s: floa
         reader = connection.makefile("rb")
         hello = json.loads(reader.readline(LINE_LIMIT))
         connection.sendall(signed(token, hello["nonce"], message))
-        answer = json.loads(reader.readline(LINE_LIMIT) or b'{"refused": "the gateway hung up: the token may be another run\'s"}')
+        text = reader.readline(LINE_LIMIT)
+        answer = json.loads(text) if text else HUNG_UP
     except BaseException:
         connection.close()
         raise
