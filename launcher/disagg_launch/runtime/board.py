@@ -37,17 +37,18 @@ class Board:
         self._painted_at = self._saved_at = 0.0
         self.owes = False
         self._began = time.monotonic()
+        self._trouble = ""
 
     def note(self, text: str) -> None:
         """One event: a line in logs/gateway.log, and on standard error."""
-        self._log.write(f"{timestamp()} {text}\n")
+        self._keep(text)
         self._say(text)
 
     def ready(self, url: str, page: str = "") -> None:
         """The one line on standard output, which programs wait for; and where a person may look, if the router has a `page` (a URL)."""
         if page:
             self._say(f"watch it: {page}")
-        self._log.write(f"{timestamp()} ready: {url}\n")
+        self._keep(f"ready: {url}")
         with contextlib.suppress(OSError):
             print(f"ready: {url}", flush=True)
         if self._opened is not None:
@@ -69,16 +70,29 @@ class Board:
                     self._changed(one.instance, far(one.stage, one.phase))
 
     def save(self, status: Callable[[], Dict[str, Any]], final: bool = False) -> None:
-        """state/status.json, if the last is SAVE_S old or it is `final`; otherwise it is owed."""
+        """state/status.json, if the last is SAVE_S old or it is `final`; otherwise it is owed. That there is no room is said once."""
         now = time.monotonic()
         self.owes = not final and now - self._saved_at < SAVE_S
-        if not self.owes:
-            self._saved_at = now
+        if self.owes:
+            return
+        self._saved_at = now
+        try:
             write_private(os.path.join(self.run, "state", "status.json"), in_rows({**status(), "written": timestamp()}) + "\n")
+            trouble = ""
+        except OSError as problem:
+            trouble = f"state/status.json cannot be written ({problem.strerror}): make room; everybody serves on"
+        if trouble not in ("", self._trouble):
+            self.note(trouble)
+        self._trouble = trouble
 
     def close(self) -> None:
         """The last line has been said."""
-        self._log.close()
+        with contextlib.suppress(OSError):
+            self._log.close()
+
+    def _keep(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not end a deployment that serves
+            self._log.write(f"{timestamp()} {text}\n")
 
     def _changed(self, name: str, text: str) -> None:
         if self._shown.get(name) != text:

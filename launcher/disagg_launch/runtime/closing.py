@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, List
 
 from disagg_launch.runtime import exposition
@@ -35,7 +36,8 @@ class Closing:
         killed = verdicts.oom_kills() - self._oom_kills
         said = verdict.state, verdict.reason, verdict.exit_code, verdict.instance
         told = await gateway.loop.run_in_executor(None, verdicts.judged, gateway.run, *said, killed)
-        verdicts.write(gateway.run, told)
+        with contextlib.suppress(OSError):  # on a full disk it is said, and everybody is stopped in order all the same
+            verdicts.write(gateway.run, told)
         for text in verdicts.paragraphs(told):
             gateway.board.note(text)
 

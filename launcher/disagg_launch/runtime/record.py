@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import os
 import re
@@ -43,7 +44,9 @@ class Record:
         self.ranks = ranks
         self.log_path = log
         self.log: Optional[IO[str]] = None
-        self.starts = 0
+        self.starts = self.wished = 0
+        """How often it was started, and how many of those starts say nothing of how it does."""
+        self.begun_s = 0.0
         self.renew()
 
     def renew(self) -> None:
@@ -67,14 +70,24 @@ class Record:
         self.renew()
         self.started = True
         self.starts += 1
-        if self.log is None:
-            self.log = open(os.path.join(run, self.log_path), "a", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
-        self.log.write(HEADER.format(name=self.name, digest=digest, start=self.starts, time=timestamp()) + "\n")
+        self.begun_s = time.monotonic()
+        with contextlib.suppress(OSError):  # see _write
+            self.log = self.log or open(os.path.join(run, self.log_path), "a", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+        self._write(HEADER.format(name=self.name, digest=digest, start=self.starts, time=timestamp()))
 
     def end(self, why: str, now_s: float, code: int = WorkerDied.exit_code, rank: Optional[int] = None, how: str = "") -> None:
         """This life is over; the first word about its end stays. `rank` (global) went first, `how` as in "exit code 3"."""
         if not self.ended:
             self.ended, self.ended_s, self.code, self.ended_rank, self.ended_how = why, now_s, code, rank, how
+
+    def forgive(self, lives: int = 0) -> None:
+        """Count restarts anew; the last `lives` count already."""
+        self.wished = self.starts - lives
+
+    @property
+    def tries(self) -> int:
+        """How often it was started, as the policy counts."""
+        return self.starts - self.wished
 
     def report(self, ranks: Sequence[int], where: Dict[str, Any], now_s: float, far: bool = False) -> None:
         """A task has taken the role of these ranks (global numbers). `far`: a companion looks after it, not we."""
@@ -88,13 +101,19 @@ class Record:
         self.tail.append(text)
         if not self.is_up:
             self.progress.said(self.ranks[rank] if isinstance(rank, int) and self.ranks else "-", text, now_s)
+        self._write(f"[{rank}] {timestamp()} {text}")
+
+    def _write(self, line: str) -> None:
+        """A line into the log. On a full disk it is lost: whoever said it must go on, and who reads its pipe must read on."""
         if self.log is not None:
-            self.log.write(f"[{rank}] {timestamp()} {text}\n")
+            with contextlib.suppress(OSError):
+                self.log.write(line + "\n")
 
     def close(self) -> None:
         """Close the log."""
         if self.log is not None:
-            self.log.close()
+            with contextlib.suppress(OSError):
+                self.log.close()
             self.log = None
 
     @property
@@ -179,7 +198,7 @@ class Record:
             "last_line": seen.last_line,
             "ended": self.ended,
             "suspect": self.suspect,
-            "restarts": max(0, self.starts - 1),
+            "restarts": max(0, self.tries - 1),
             "log": self.log_path,
             "ranks": [self._rank(r) for r in self.ranks],
         }

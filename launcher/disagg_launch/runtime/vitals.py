@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Set, Tuple
 
@@ -77,8 +78,9 @@ class Vitals:
         ask = next((w.stacks for w in self._gateway.launch.workers if w.instance == one.name), "")
         lines = await (self._sample_far(one, ask) if one.far else self._sample_here(one, ask))
         path = os.path.join(self._gateway.run, "logs", f"{one.name}.stacks")
-        with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write("\n".join([f"# {one.name} start {one.starts} at {record.timestamp()}", *lines, ""]))
+        head = f"# {one.name} start {one.starts} at {record.timestamp()}"
+        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", opener=_private) as file:
+            file.write("\n".join([head, *lines, ""]))
 
     async def _sample_here(self, one: Record, ask: str) -> List[str]:
         """In a process of its own: py-spy takes its time, and everybody else is to be heard meanwhile."""
@@ -102,3 +104,7 @@ class Vitals:
             await asyncio.sleep(processes.POLL_S)
         found: Dict[str, Any] = {host: self._stacks.get((one.name, host), ["no answer from its companion"]) for host in sorted(hosts)}
         return [line for host, lines in found.items() for line in (f"on {host}:", *lines)]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -7,10 +7,10 @@ import sys
 import types
 
 import pytest
-from deployments import ROUTER, WORKER, Deployment, free_ports, make_plan
+from deployments import HERE, ROUTER, WORKER, Deployment, free_ports, make_plan
 
 from disagg_launch import backends, launch, plan, zipapp
-from disagg_launch.launch import Launch, Policy, Readiness, Router, Worker
+from disagg_launch.launch import Launch, Policy, Readiness, Ref, Router, Worker
 from disagg_launch.spec.model import Mpi
 
 
@@ -58,3 +58,15 @@ def deploy(tmp_path):
         if one.process:
             one.process.stdout.close()
             one.errors.close()
+
+
+@pytest.fixture
+def play(deploy):
+    """play({instance: acts}, ...) is a deployment of instances that do what they are told; `sizes` are their numbers of ranks."""
+
+    def build(acts, **more):
+        argv = (sys.executable, "-I", "-S", str(HERE / "actor.py"), (Ref("port"),))
+        workers = [Worker(name, (*argv, *steps), gpus=False) for name, steps in acts.items()]
+        return deploy(more.pop("sizes", (1,) * len(acts)), workers=workers, **more)
+
+    return build

@@ -11,23 +11,11 @@ import threading
 import urllib.request
 
 import pytest
-from deployments import HERE, survivors, until
+from deployments import survivors, until
 
-from disagg_launch.launch import Policy, Ref, Worker
+from disagg_launch.launch import Policy
 
 HOST = socket.gethostname()
-
-
-@pytest.fixture
-def play(deploy):
-    """play({instance: acts}, ...) is a deployment of instances that do what they are told; `sizes` are their numbers of ranks."""
-
-    def build(acts, **more):
-        argv = (sys.executable, "-I", "-S", str(HERE / "actor.py"), (Ref("port"),))
-        workers = [Worker(name, (*argv, *steps), gpus=False) for name, steps in acts.items()]
-        return deploy(more.pop("sizes", (1,) * len(acts)), workers=workers, **more)
-
-    return build
 
 
 def verdict(run):

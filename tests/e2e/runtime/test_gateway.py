@@ -212,6 +212,28 @@ def test_a_death_after_ready_stops_everything_by_default(deploy):
     assert "ctx1 ended: rank 0 on" in run.text()
 
 
+def test_a_full_disk_ends_nobody_who_serves(play):
+    acts = {"ctx0": ("serve", "say:so that its pipe is used", "touch:spoke"), "ctx1": ("serve",)}
+    run = play(acts, policy=Policy("restart", backoff_s=0.1))
+    for path in ("logs/ctx0.log", "logs/gateway.log", "state/status.json.new", "state/verdict.json.new"):
+        (run.run / path).parent.mkdir(exist_ok=True)
+        (run.run / path).symlink_to("/dev/full")
+    run.up().ready()
+    assert b"200 so" in asked(run.plan.instance("ctx0").port, "/leave")
+    until((run.run / "spoke").exists)
+    os.kill(run.pids("ctx1")[0], signal.SIGKILL)
+    until(lambda: "ctx1 is back" in run.text())
+    assert "ctx0 ended" not in run.text()
+    assert run.text().count("state/status.json cannot be written (No space left on device)") == 1
+    assert run.stop() == 130
+
+
+def asked(port, path):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return connection.recv(4096)
+
+
 def test_restart_brings_the_instance_back_alone(deploy):
     run = deploy((1, 1), flags={"ctx1": ("--fork", "1")}, policy=Policy("restart", max_restarts=1, backoff_s=0.1, grace_s=2))
     run.up().ready()
