@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
 
 
+NOT_THERE = 404
+LONG_S = 3600.0
+"""Who has lived for so long does well, and its restarts before that do not count any more: a deployment may run for weeks."""
+
+
 class Repair:
     """Restarts, each with its own pause and count. `under_way` are the names of those that are somebody's business already."""
 
@@ -31,7 +36,9 @@ class Repair:
                 continue
             if policy.on_failure != "restart" or not self._is_alone(one):
                 return judge([each.observed() for each in ones], 0, 1)
-            if one.starts > policy.max_restarts:
+            if one.ended_s - one.begun_s > LONG_S:
+                one.forgive(lives=1)
+            if one.tries > policy.max_restarts:
                 how = f"{one.name} ended again after {policy.max_restarts} restarts (restart.max_restarts): {one.ended}"
                 return Verdict(FAILED, how, one.code, one.name)
             self.under_way.add(one.name)
@@ -45,8 +52,8 @@ class Repair:
     async def _restart(self, one: Record) -> None:
         """End what is left of its step, pause, start it again, and let the router use it when it is healthy."""
         policy = self._gateway.launch.policy
-        pause_s = policy.backoff_s * 2 ** (one.starts - 1)
-        self._board.note(f"{one.name} ended: {one.ended}; restart {one.starts} of {policy.max_restarts} in {pause_s:g} s")
+        pause_s = policy.backoff_s * 2 ** (one.tries - 1)
+        self._board.note(f"{one.name} ended: {one.ended}; restart {one.tries} of {policy.max_restarts} in {pause_s:g} s")
         self._gateway.events.tell("restart", one.ended, one.name, life=one.starts + 1, pause_s=pause_s)
         if one is not self._fleet.router:
             await self.tell_router(one, "gone")
@@ -115,7 +122,7 @@ class Repair:
                 return
             await self.tell_router(one, "undrain")
         one.routed = True
-        self._board.note(f"{one.name} is {'back' if one.starts > 1 else 'up'}")
+        self._board.note(f"{one.name} is {'back' if one.tries > 1 else 'up'}")
 
     async def tell_router(self, one: Record, what: str) -> None:
         """POST /admin/`what` for an instance; that it was in vain is noted. Nothing to a router that takes no word of ours."""
@@ -126,5 +133,5 @@ class Repair:
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
         port = gateway.fleet.told_at
         seen = await probe.post(router.host, port, f"/admin/{what}", message, gateway.router_token, gateway.launch.readiness.probe_s)
-        if not seen.healthy:
+        if not seen.healthy and not (what == "remove" and seen.status == NOT_THERE):
             self._board.note(f"the router was not told to {what} {one.name}: {seen.detail}")

@@ -149,7 +149,7 @@ class Restart(Closed):
     on_failure: Literal["stop", "restart"] = "stop"
     """stop: everything is stopped. restart: the instance alone is started again."""
     max_restarts: Count = 3
-    """Per instance."""
+    """Per instance; counted anew when it has lived for an hour."""
     backoff_s: Seconds = 1.0
     """Pause before the first restart; doubled with each."""
     grace_s: Seconds = 10.0
