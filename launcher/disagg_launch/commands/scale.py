@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -256,7 +257,10 @@ def _carry_out(now: Running, drain_s: float, starts: Sequence[str] = (), replace
         path.write_bytes(one.text if isinstance(one.text, bytes) else one.text.encode())
         path.chmod(one.mode)
     change = {"starts": starts, "replaces": replaces, "stops": stops, "drain_s": drain_s}
-    answer = _ask(now.run, {"kind": "change", "folder": fresh.name, **change})
+    try:
+        answer = _ask(now.run, {"kind": "change", "folder": fresh.name, **change})
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # what was refused is of no use to anybody
     if "refused" in answer:
         raise BackendRefused(f"the gateway refused: {answer['refused']}")
     while (seen := _ask(now.run, {"kind": "progress"}))["busy"]:

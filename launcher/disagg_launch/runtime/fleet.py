@@ -80,7 +80,9 @@ class Fleet:
         return asyncio.get_running_loop().time()
 
     async def start_step(self, start: Start, environ: Mapping[str, str]) -> None:
-        """One step begins. BackendRefused if its program cannot be run."""
+        """One step begins. BackendRefused if its program cannot be run, or everything is about to end."""
+        if self.stopping:
+            raise BackendRefused(f"{start.step} is not started: the deployment is stopping")
         for name in start.instances:
             self.records[name].begin(self.run, self.plan.digest)
         self._gone[start.step] = []

@@ -136,6 +136,8 @@ class Gateway:
 
     async def _watch(self) -> Verdict:
         """After ready: carry out the policy until somebody asks to stop or it says so."""
+        for name in sorted(self.scaling.resting):  # its configuration names them
+            await self.repair.tell_router(self.fleet.records[name], "remove")
         self.spawn(self.autoscaler.run())
         self.spawn(Vigil(self).run())
         self.spawn(self.further.watch())

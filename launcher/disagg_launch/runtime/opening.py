@@ -49,10 +49,10 @@ class Opening:
     async def carry_out(self) -> Verdict:
         """READY when the front door is open, else why it never will be."""
         gateway, front = self._gateway, self._gateway.launch.router
-        ones = list(self._fleet.records.values())
+        ones = gateway.scaling.awake()
         if front.early or front.waits:
             await self._start_router(closed=front.waits)
-        gateway.lookout.watch(ones)
+        gateway.lookout.watch(self._fleet.records.values())
         gateway.spawn(gateway.vitals.watch())
         self._starting = asyncio.ensure_future(self._start_steps())
         try:
@@ -69,10 +69,11 @@ class Opening:
         return verdict
 
     async def _start_steps(self) -> None:
-        """One after the other, while those that have begun are looked after."""
+        """One after the other, while those that have begun are looked after; not who is at rest."""
         for start in self._gateway.launch.starts:
-            await self._fleet.start_step(start, self._gateway.environ())
-            await asyncio.sleep(0)
+            if not self._gateway.scaling.resting.issuperset(start.instances):
+                await self._fleet.start_step(start, self._gateway.environ())
+                await asyncio.sleep(0)
 
     async def _start_router(self, closed: bool = False) -> None:
         await self._fleet.start_router(self._gateway.environ(), closed)
@@ -156,7 +157,7 @@ class Opening:
     def _opened(self) -> None:
         gateway, router = self._gateway, self._fleet.router
         for one in (*self._fleet.records.values(), router):
-            one.routed = True
+            one.routed = one.started
         gateway.state = "ready"
         gateway.save(final=True)
         gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")

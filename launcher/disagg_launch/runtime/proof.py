@@ -61,7 +61,7 @@ class Proof:
             self._gateway.spawn(self._try(pair))
 
     def _planned(self) -> Pairing:
-        count = {role: sum(one.role == role for one in self._fleet.records.values()) for role in plans.PREFIX}
+        count = {role: sum(one.role == role for one in self._gateway.scaling.awake()) for role in plans.PREFIX}
         return Pairing(count[plans.CONTEXT], count[plans.GENERATION], self._gateway.launch.readiness.prove)
 
     def _again(self) -> Optional[Pair]:
@@ -102,7 +102,7 @@ class Proof:
     async def of_router(self) -> Verdict:
         """The same for a router of which only the public side is known: it chooses whom it asks, so that all are answered is all."""
         pairing = self._planned()
-        for one in self._fleet.records.values():
+        for one in self._gateway.scaling.awake():
             pairing.came(one)
         chosen = list(iter(pairing.take, None))[: max(MANY, len(self._fleet.records))]
         problems = await asyncio.gather(*(self._request(pair) for pair in chosen))

@@ -12,7 +12,7 @@ import http.client
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING, Iterator, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Collection, Iterator, List, Optional, Set, Tuple
 
 from disagg_launch import launch as launches
 from disagg_launch import plan as plans
@@ -22,33 +22,48 @@ from disagg_launch.plan import Plan
 from disagg_launch.runtime import folder, spares
 from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.repair import NOT_THERE
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
 
+RESTING = os.path.join("state", "resting.json")
 LOOK_S = 0.2
 ANSWER_S = 5.0
 ROUTED_S = 60.0
 """A healthy instance is in the router's list after a probe or two, or a registration; much later is never."""
+UNTOLD = (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException)
+"""What comes of a router that does not tell what it is asked."""
 KV_S = 1.0
 """A context worker without requests lives so much longer: what it computed last is perhaps still being fetched."""
 
 
 class Scaling:
-    """One change at a time. `resting` are the instances that were stopped on purpose; they keep their places in the plan."""
+    """One change at a time. `resting` are the instances that were stopped on purpose; they keep their places in the plan.
+
+    Also in a later life of the run folder, as after a requeue: they are in state/resting.json as each change found and left them.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._busy = False
         self._problems: List[str] = []
-        self.resting: Set[str] = set()
+        self.resting = _kept(gateway.run, gateway.plan)
         self._spares = len(gateway.binding.hosts) - gateway.plan.node_count
+
+    def awake(self) -> List[Record]:
+        """Everybody else: who runs or is to run."""
+        return [one for one in self._gateway.fleet.records.values() if one.name not in self.resting]
 
     def change(self, message: Message, peer: str) -> Message:
         """Begin a change: "folder" (inside the run folder), and the names of "starts", "stops" and "replaces"; "drain_s"."""
         gateway = self._gateway
         if self._busy or gateway.state != "ready":
             return {"refused": "another change is under way" if self._busy else f"the deployment is {gateway.state}, not ready"}
+        # a rank that is on its way would be told that its plan is not the gateway's any more
+        coming = [one.name for one in gateway.fleet.records.values() if one.started and one.missing and not one.ended]
+        if coming:
+            return {"refused": f"{', '.join(coming)} is being started: try again when it is up"}
         try:
             self._adopt(os.path.join(gateway.run, "state", os.path.basename(message["folder"])))
         except (OSError, ValueError, KeyError, BackendRefused) as problem:
@@ -77,10 +92,12 @@ class Scaling:
         if plan.instances[: fixed[0]] != gateway.plan.instances or plan.ranks[: fixed[1]] != gateway.plan.ranks:
             raise ValueError("the new plan moves an instance that runs: plan it again with `disagg-launch scale`")
         new = gateway.fleet.adopt(plan, launch)
-        _replace(fresh, gateway.run)
-        folder.write_bound(gateway.run, plan, launch, gateway.fleet.binding)
         gateway.adopt(plan, launch, new)
         self.resting |= {one.name for one in new}
+        # only now: where there is no room for the files, what is known is whole all the same, and the change can be asked for again
+        _replace(fresh, gateway.run)
+        folder.write_bound(gateway.run, plan, launch, gateway.fleet.binding)
+        _keep(gateway.run, plan, self.resting)
 
     async def _carry_out(self, message: Message) -> None:
         gateway, drain_s = self._gateway, float(message.get("drain_s", 60))
@@ -100,6 +117,9 @@ class Scaling:
             raise
         finally:
             self._busy = False
+            if not gateway.fleet.stopping:  # who is stopped with everybody is not at rest
+                with contextlib.suppress(OSError):
+                    _keep(gateway.run, gateway.plan, self.resting)
             gateway.save(final=True)  # whoever waited for the change asks for the status next
 
     async def _give_back(self) -> None:
@@ -138,7 +158,8 @@ class Scaling:
             await gateway.repair.tell_router(one, "drain")
             left = await self._drained(one, drain_s)
             if left:
-                self._problems.append(f"{one.name} still had {left} requests after {drain_s:g} s; they were cut")
+                many = f"still had {left} requests" if left > 0 else "may have had requests (the router did not tell)"
+                self._problems.append(f"{one.name} {many} after {drain_s:g} s; they were cut")
             await gateway.repair.tell_router(one, "remove")
             await self._stop(one)
             self._say(one, "is stopped")
@@ -152,11 +173,11 @@ class Scaling:
         gateway.desk.tell_leases({"stop": True}, one.name)
         await gateway.fleet.end_step(gateway.fleet.step_of[one.name], gateway.environ(), gateway.hasten)
         one.renew()
-        one.starts = 0  # what was wished for does not count as a failure
+        one.forgive()  # what was wished for does not count as a failure
         self.resting.add(one.name)
 
     async def _drained(self, one: Record, drain_s: float) -> int:
-        """How many requests the instance still has: 0 when it could finish in time."""
+        """How many requests the instance still has: 0 when it could finish in time, -1 if the router did not tell."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
         while True:
@@ -174,33 +195,44 @@ class Scaling:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ROUTED_S
         while not one.ended and not self._gateway.fleet.stopping:
-            rows = await loop.run_in_executor(None, self._rows, one, "/cluster_info")
-            if rows is None or any(row.get("state", "ready") == "ready" for row in rows):
+            if await loop.run_in_executor(None, self._listed, one) is not False:
                 return
             if loop.time() > deadline:
                 one.end(f"healthy, but the router did not take it in within {ROUTED_S:g} s", loop.time())
             await asyncio.sleep(LOOK_S)
 
     def _active(self, one: Record) -> int:
-        """Requests that the router has given the instance; 0 when the router knows no such worker."""
-        return sum(row.get("active", 0) for row in self._rows(one, "/admin/workers") or ())
+        """Requests that the router has given the instance; 0 when it knows no such worker or is not there, -1 when it does not tell."""
+        try:
+            return sum(row["active"] for row in self._told(one, "/admin/workers"))
+        except (ConnectionRefusedError, NotImplementedError):
+            return 0  # whoever was served through it is not any more; or it is one that never tells
+        except UNTOLD:
+            return -1
 
-    def _rows(self, one: Record, path: str) -> Optional[List[Message]]:
-        """What the router says of the instance: nothing when it does not know it or is not there; None when it tells of nobody."""
-        router = self._gateway.fleet.router
-        port = self._gateway.fleet.told_at
-        connection = http.client.HTTPConnection(router.host, port, timeout=ANSWER_S)
+    def _listed(self, one: Record) -> Optional[bool]:
+        """Whether the router sends requests to the instance; None if it tells of nobody."""
+        try:
+            rows = self._told(one, "/cluster_info")
+        except NotImplementedError:
+            return None
+        except UNTOLD:
+            return False
+        return any(row.get("state", "ready") == "ready" for row in rows)
+
+    def _told(self, one: Record, path: str) -> List[Message]:
+        """What the router says of the instance, nothing if it does not know it. UNTOLD; NotImplementedError if it tells of nobody."""
+        connection = http.client.HTTPConnection(self._gateway.fleet.router.host, self._gateway.fleet.told_at, timeout=ANSWER_S)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._gateway.router_token}"})
-            told = json.loads(connection.getresponse().read())
-            if not isinstance(told, list) and "current_workers" not in told:
-                return None
-            rows = told if isinstance(told, list) else [row for rows in told["current_workers"].values() for row in rows]
-            return [row for row in rows if (row["host"], row["port"]) == (one.host, one.port)]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
-            return []
+            answer = connection.getresponse()
+            told = None if answer.status == NOT_THERE else json.loads(answer.read())
         finally:
             connection.close()
+        if told is None or (isinstance(told, dict) and "current_workers" not in told):
+            raise NotImplementedError(path)
+        rows = told if isinstance(told, list) else [row for rows in told["current_workers"].values() for row in rows]
+        return [row for row in rows if (row["host"], row["port"]) == (one.host, one.port)]
 
     @contextlib.contextmanager
     def _alone(self, one: Record) -> Iterator[None]:
@@ -227,3 +259,18 @@ def _replace(fresh: str, run: str) -> None:
         for name in names:
             os.replace(os.path.join(where, name), os.path.join(to, name))
     shutil.rmtree(fresh)
+
+
+def _keep(run: str, plan: Plan, resting: Collection[str]) -> None:
+    """Write down who is at rest."""
+    folder.write_private(os.path.join(run, RESTING), json.dumps({"digest": plan.digest, "resting": sorted(resting)}) + "\n")
+
+
+def _kept(run: str, plan: Plan) -> Set[str]:
+    """Who was at rest when the run folder, with this plan, was up last."""
+    try:
+        with open(os.path.join(run, RESTING), encoding="utf-8") as file:
+            found = json.load(file)
+        return {one.name for one in plan.instances if one.name in found["resting"]} if found["digest"] == plan.digest else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
