@@ -96,7 +96,8 @@ class Router:
     public side, to whom it likes), or "" (nothing is known of it).
     `waits`: it is started with the instances, with "--closed" behind its words, and answers nobody but the gateway until that opens it.
     `early`: it is started before the instances, which register with it and are not healthy before they have; it then says itself,
-    by its health, when there are enough of them. `drain_s`: how long it may finish what it has in hand, if that is more than the grace.
+    by its health, when there are enough of them.
+    `drain_s`: how long it goes on with what it has in hand when it is told to end; only then the grace begins.
     `argv` empty: the front door is another run's, whose folder `run` is (against this run's, if it is relative), and this run ends with it.
     `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
     `admin_port`: a port of its own for that which the gateway tells and asks it, 0 for `port`.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from disagg_launch.errors import BadInput
@@ -68,9 +69,14 @@ def check_apart(spec: Spec, plan: Plan, workers: tuple[Worker, ...], hosts: Sequ
             raise BadInput(str(spec.source.complaint(("engine",), text, key=True)))
 
 
-def same_router(spec: Spec, front: Router) -> Router:
-    """The front door unchanged: a child of the gateway."""
-    return front
+def router_here(spec: Spec, front: Router) -> Router:
+    """The front door as a child of the gateway; ours gives up what it has not finished within the grace."""
+    return draining(front, int(spec.restart.grace_s)) if spec.router.name == "builtin" else front
+
+
+def draining(front: Router, drain_s: int) -> Router:
+    """Our front door, told how long requests under way may go on when it has to end."""
+    return replace(front, argv=(*front.argv, "--drain", str(drain_s)), drain_s=float(drain_s))
 
 
 def ports_as_planned(spec: Spec, plan: Plan) -> Ports:

@@ -15,7 +15,7 @@ from disagg_launch.runtime.tasks import tasks_of
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
-LISTEN, router, ports, gateway = "localhost", backends.same_router, backends.ports_as_planned, backends.gateway_here
+LISTEN, router, ports, gateway = "localhost", backends.router_here, backends.ports_as_planned, backends.gateway_here
 
 
 def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> tuple[tuple[Start, ...], tuple[File, ...]]:

@@ -16,7 +16,9 @@ import httptools
 from disagg_launch.router.config import FrontDoor
 from disagg_launch.router.exchange import Refused, refusal
 
+STOPPING = refusal(503, "the server has to stop now, before this answer is finished: ask again, elsewhere or later", retry_after_s=1)
 KEEP_ALIVE_S = 10.0  # as upstream's router
+LAST_CALL_S = 0.3
 MOST_PIPELINED = 8
 Headers = dict[bytes, bytes]
 Handle = Callable[["Request", "Reply"], Awaitable[None]]
@@ -49,20 +51,21 @@ class Request:
 class Reply:
     """The answer to one request (a `Sink`). `status` is 0 until something was sent; `left` says that the client did not wait for it."""
 
-    __slots__ = ("_chunked", "_connection", "_request", "left", "request_id", "started", "status")
+    __slots__ = ("_chunked", "_connection", "_request", "_said", "left", "request_id", "started", "status")
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
         self._request = request
         self._chunked = not request.http_1_0
         self.request_id = b""
+        self._said = False  # all of it: the client has only to take it
         self.started = False
         self.left = False
         self.status = 0
 
     async def whole(self, status: int, content_type: bytes, body: bytes, retry_after_s: int = 0, headers: bytes = b"") -> None:
         """One complete answer, in one write. `headers` are more lines of its head, each with its end."""
-        self.started = True
+        self.started = self._said = True
         self.status = status
         more = b"%bretry-after: %d\r\n" % (headers, retry_after_s) if retry_after_s else headers
         if status == 401:
@@ -93,6 +96,7 @@ class Reply:
 
     async def end(self) -> None:
         """The end of a stream."""
+        self._said = True
         if self._chunked:
             await self._connection.write(b"0\r\n\r\n")
 
@@ -103,6 +107,12 @@ class Reply:
             return
         self.piece(b"data: " + no.body + b"\n\ndata: [DONE]\n\n")
         await self.end()
+
+    async def cut_short(self) -> None:
+        """The server can wait no longer: the client hears so and never takes a part for the whole."""
+        self._request.keep_alive = False
+        if not self._said:
+            await self.refuse(STOPPING)
 
 
 class Connection(asyncio.Protocol):
@@ -251,7 +261,7 @@ class Connection(asyncio.Protocol):
                 await self.handle(request, reply)
         except asyncio.CancelledError:
             if not reply.left:
-                self.transport.abort()  # told to stop by the server: a cut answer must look cut
+                await reply.cut_short()
         finally:
             self._server.tasks.discard(task)
             self._server.total_requests += 1
@@ -283,8 +293,12 @@ class Connection(asyncio.Protocol):
     # what uvicorn's server and the sweeper do
 
     def shutdown(self) -> None:
-        """No more requests: close now, or after the running answer."""
+        """The last request: close after the running answer, or after one that may be on its way already."""
         self._stopping = True
+        if self._task is None:
+            self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
         if self._task is None:
             self.transport.close()
 

@@ -45,6 +45,8 @@ class Closing:
         gateway = self._gateway
         gateway.state = "stopping"
         gateway.save(final=True)
+        if self._fleet.router.routed and gateway.launch.router.drain_s:
+            gateway.board.note(f"the front door takes nothing new; requests under way get {gateway.launch.router.drain_s:g} s")
         self._fleet.spared |= gateway.holding.processes()  # whoever stops still uses the ports
         others: List[asyncio.Future[None]] = []
 

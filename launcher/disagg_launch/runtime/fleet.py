@@ -226,7 +226,7 @@ class Fleet:
     # ---- stopping ---------------------------------------------------------------------------------------------------------
 
     async def stop(self, environ: Mapping[str, str], hasten: asyncio.Event, tell_remote: Callable[[], None]) -> None:
-        """Everything ends: the router first, so that it can finish what it has in hand, then the workers. Bounded by twice the grace."""
+        """Everything ends: the router first, so that it can finish what it has in hand, then the workers; within drain and two graces."""
         self.stopping = True
         grace_s = self.launch.policy.grace_s
         if ROUTER in self.children:
@@ -286,7 +286,8 @@ class Fleet:
             session = {pid for pid, p in processes.table().items() if p.session == child.pid and not p.zombie}
             return session | ({child.pid} if child.alive else set())
 
-        await supervise.end(left, politely, max(self.launch.policy.grace_s, self.launch.router.drain_s), hasten)
+        # whoever was answered to the last moment of the drain has to hear that it is over, so it is not killed in that moment
+        await supervise.end(left, politely, self.launch.router.drain_s + self.launch.policy.grace_s, hasten)
 
     def _everyone(self) -> Set[int]:
         return processes.descendants(os.getpid()) - self.spared

@@ -34,7 +34,7 @@ class Program:
             one.bind(("127.0.0.1", 0))
             self.port = one.getsockname()[1]
         self.write(workers)
-        argv = [sys.executable, "-m", "disagg_launch", "router", "--config", str(self._path), "--drain", "20", *words]
+        argv = [sys.executable, "-m", "disagg_launch", "router", "--config", str(self._path), *words]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "SOME_KEYS": "env-secret"})
 
@@ -69,10 +69,10 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(
-    folder: Path, ctx: int = 1, gen: int = 1, pause_s: float = 0.0, closed: bool = False, **door: Any
+    folder: Path, ctx: int = 1, gen: int = 1, pause_s: float = 0.0, closed: bool = False, drain_s: int = 20, **door: Any
 ) -> AsyncIterator[Program]:
     workers = [await StandIn(role, pause_s).start() for role in ["context"] * ctx + ["generation"] * gen]
-    one = Program(folder, workers, ("--closed",) if closed else (), **door)
+    one = Program(folder, workers, ("--drain", str(drain_s), *(("--closed",) if closed else ())), **door)
     try:
         await one.until(503 if closed else 200, request("GET", "/health"))
         yield one
@@ -97,6 +97,25 @@ def test_told_to_stop_it_finishes_what_it_has_and_takes_nothing_new(play: Any, t
             assert await one.ended() == -signal.SIGTERM
             with pytest.raises(OSError):
                 await one.complete()
+
+    play(scene)
+
+
+def test_what_is_not_finished_in_time_is_told_so_and_never_cut(play: Any, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with program(tmp_path, pause_s=0.1, drain_s=1) as one:
+            asked = [one.complete(400, stream=stream, prompt=prompt) for stream in (True, False) for prompt in ("hello", ["a", "b"])]
+            running = [asyncio.ensure_future(each) for each in (*asked, one.complete(8, stream=True))]
+            while len(one.workers[1].seen) < 7:
+                await asyncio.sleep(0.01)
+            one.process.terminate()
+            *late, in_time = await asyncio.gather(*running)
+            assert in_time.done and in_time.text == expected("hello", 8)
+            assert [(answer.status, answer.whole) for answer in late] == [(200, True), (200, True), (503, True), (503, True)]
+            assert late[0].done and late[1].done and late[2].headers["retry-after"] == late[3].headers["retry-after"] == "1"
+            for error in (*(answer.events[-1]["error"] for answer in late[:2]), *(answer.json["error"] for answer in late[2:])):
+                assert error["type"] == "server_error" and "has to stop" in error["message"]
+            assert await one.ended() == -signal.SIGTERM
 
     play(scene)
 

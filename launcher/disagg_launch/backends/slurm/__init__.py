@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from disagg_launch import backends
 from disagg_launch import plan as plans
 from disagg_launch.backends import mpirun
 from disagg_launch.backends.slurm import container, header
@@ -81,9 +82,9 @@ def router(spec: Spec, front: Router) -> Router:
     """The front door as a step of its own on the first node, in a container if the workers are in one."""
     if not front.argv:
         return front
-    drain_s = spec.slurm.drain_s
-    drains = ("--drain", str(drain_s)) if spec.router.name == "builtin" else ()
-    return replace(front, argv=("bash", ROUTER, *front.argv, *drains), stop=("bash", STOP, "router"), drain_s=float(drain_s))
+    # one that is not ours is told nothing, but waited for as long
+    front = backends.draining(front, spec.slurm.drain_s) if spec.router.name == "builtin" else replace(front, drain_s=spec.slurm.drain_s)
+    return replace(front, argv=("bash", ROUTER, *front.argv), stop=("bash", STOP, "router"))
 
 
 def array(jobs: Mapping[str, str]) -> File:

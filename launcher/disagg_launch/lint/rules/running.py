@@ -106,10 +106,10 @@ def router_speaks(case: Case) -> Iterator[Finding]:
     WARNING,
     "Requests get longer to finish than the job has left",
     why="Slurm ends the job in the middle of draining.",
-    fix="Make `slurm.signal_s` larger than `slurm.drain_s` plus `restart.grace_s`.",
+    fix="Make `slurm.signal_s` larger than `slurm.drain_s` plus twice `restart.grace_s` (of the front door, then of the workers).",
     source="Slurm, --signal: may come up to 60 s early, never late",
 )
 def drain_fits(case: Case) -> Iterator[Finding]:
-    slurm, needed = case.spec.slurm, case.spec.slurm.drain_s + case.spec.restart.grace_s
+    slurm, needed = case.spec.slurm, case.spec.slurm.drain_s + 2 * case.spec.restart.grace_s
     if "slurm" in case.spec.source.values and slurm.signal_s < needed:
         yield ("slurm", "signal_s"), f"found {slurm.signal_s} s; draining and stopping may take {needed:g} s"
