@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import threading
 import time
@@ -150,7 +149,7 @@ def _guard(worker: int, environ: Mapping[str, str], fence_s: float, grace_s: flo
         return processes.marked(marks)
 
     def ask_to_end() -> None:
-        processes.send(family(), signal.SIGTERM)
+        processes.ask_to_end(family())
 
     lease = Lease(environ[GATEWAY], environ[RUN], _message(environ, worker), fence_s, ask_to_end, _Looks(family))
     threading.Thread(target=lease.keep_then, args=(lambda _: processes.end(family, grace_s),), daemon=True).start()

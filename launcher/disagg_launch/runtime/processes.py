@@ -17,11 +17,12 @@ POLL_S = 0.05
 
 
 class Process(NamedTuple):
-    """One line of /proc: parent, session, and whether it is dead but not yet collected."""
+    """One line of /proc: parent, session, whether it is dead but not yet collected, and whether a signal has stopped it."""
 
     parent: int
     session: int
     zombie: bool
+    stopped: bool
 
 
 def prctl(option: int, value: int) -> None:
@@ -51,7 +52,7 @@ def table() -> Dict[int, Process]:
                     state, parent, _, session = file.read().rpartition(")")[2].split()[:4]
             except OSError:
                 continue
-            found[int(name)] = Process(int(parent), int(session), state in "ZX")
+            found[int(name)] = Process(int(parent), int(session), state in "ZX", state == "T")
     return found
 
 
@@ -122,9 +123,20 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def ask_to_end(pids: Set[int]) -> None:
+    """TERM to each of them, which those that are stopped hear too."""
+    send(pids, signal.SIGTERM)
+    wake(pids)
+
+
+def wake(pids: Set[int]) -> None:
+    """CONT to those of them that are stopped: they hear nothing else."""
+    send((pid for pid, process in table().items() if process.stopped and pid in pids), signal.SIGCONT)
+
+
 def end(find: Callable[[], Set[int]], grace_s: float) -> None:
     """TERM to everything that `find` finds, KILL to what is still there after `grace_s`; comes back when nothing is left."""
-    send(find(), signal.SIGTERM)
+    ask_to_end(find())
     deadline = time.monotonic() + grace_s
     while find() and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -55,5 +55,5 @@ def _collect(children: Dict[int, int]) -> int:
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
         if code and not first:
             first = code
-            processes.send(children, signal.SIGTERM)
+            processes.ask_to_end(set(children))
     return first

@@ -131,6 +131,7 @@ def said(status: int) -> str:
 async def end(find: Callable[[], Set[int]], first: Callable[[], Awaitable[None]], grace_s: float, hasten: asyncio.Event) -> None:
     """`first` (ask politely), then wait until `find` finds nobody, at most `grace_s` or until `hasten`; KILL what is left."""
     await first()
+    processes.wake(find())
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace_s
     while (left := find()) and loop.time() < deadline and not hasten.is_set():

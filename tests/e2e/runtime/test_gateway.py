@@ -35,8 +35,9 @@ def test_ready_once_then_ctrl_c_leaves_nobody(deploy):
 
 
 def test_sigterm_is_143_and_down_is_0(deploy):
-    run = deploy()
+    run = deploy(policy=Policy(grace_s=300))
     run.up().ready()
+    os.kill(run.pids("ctx0")[0], signal.SIGSTOP)  # it is woken to end, which is not waited for as long as the grace
     assert run.stop(signal.SIGTERM) == 143
     again = deploy(name="again")
     again.up().ready()
@@ -81,9 +82,10 @@ def test_killing_the_gateway_leaves_nobody(deploy, deaf):
 
 
 def test_killing_the_gateway_while_workers_load_leaves_nobody(deploy):
-    run = deploy((1, 1), flags={"ctx0": ("--load-s", "60"), "ctx1": ("--load-s", "60")}, policy=STOP_FIRST)
+    run = deploy((1, 1), flags={"ctx0": ("--load-s", "60"), "ctx1": ("--load-s", "60")}, policy=Policy(grace_s=300))
     run.up()
     until(lambda: run.run.joinpath("logs/ctx1.log").exists() and run.pids("ctx1"))
+    os.kill(run.pids("ctx1")[0], signal.SIGSTOP)
     run.process.kill()
     until(lambda: survivors(run.run) == [])
 

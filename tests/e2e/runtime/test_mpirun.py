@@ -105,9 +105,10 @@ def test_killing_mpirun_leaves_no_rank(world, wheel):
 
 
 def test_one_small_world_per_instance(world, mpich):
-    run = world(mpich, backend="local", sizes=(2, 1))
+    run = world(mpich, backend="local", sizes=(2, 1), policy=Policy(grace_s=300))
     run.up().ready()
     assert roles(run, "ctx0") == [("ctx0", "0", "2", "1"), ("ctx0", "1", "2", "1")]
+    os.kill(next(int(text.split()[-1]) for rank, text in run.lines("ctx0") if rank == "1" and "pid" in text), signal.SIGSTOP)
     assert run.stop() == 130
 
 
