@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
 import shutil
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from disagg_launch.errors import BackendRefused, DoesNotFit
+from disagg_launch.errors import DoesNotFit
 from disagg_launch.plan import PREFIX
 from disagg_launch.runtime.further import FOLDER
 
@@ -84,11 +83,7 @@ def cuts(jobs: list[Job], surplus: dict[str, int]) -> Iterator[Cut]:
 def end(job: Job) -> None:
     """End a job whose instances have been stopped, or that waits: of one that never ran nothing stays."""
     from disagg_launch.backends.slurm import jobs
-    from disagg_launch.runtime import folder
 
-    with contextlib.suppress(BackendRefused):  # without a gateway there is nobody who could end in order
-        folder.call(str(job.run.resolve()), {"kind": "stop"})
-        jobs.until_ended(job.job, PATIENCE_S)
     click.echo(f"{FOLDER}/{job.run.name}: {jobs.cancel(job.job, PATIENCE_S).sentence()}")
     if not (job.run / "state").exists():
         shutil.rmtree(job.run)

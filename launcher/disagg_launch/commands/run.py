@@ -134,10 +134,11 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         return [found["job"]]
     lines = [found["job"]] if found.get("job") else []
     lines += [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
+    over = found["state"] in ("stopped", "failed")
     for one in [*found["instances"], found["router"]]:
         restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
-        stage = "stopped" if one["name"] in found.get("resting", ()) else one["ended"] or one["stage"]
-        lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {one['detail']}".rstrip())
+        stage = one["ended"] or ("stopped" if over or one["name"] in found.get("resting", ()) else one["stage"])
+        lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {'' if over else one['detail']}".rstrip())
     for job in (one for one in found.get("further", ()) if one["state"] != "stopped"):
         lines.append(f"  {job['folder']}: {_of_further(job)}")
         lines += [f"    {one['name']:6} {one['ended'] or one['stage']}  {one['url']}" for one in job["instances"]]
@@ -167,8 +168,10 @@ def _failure(run: pathlib.Path, found: dict[str, Any]) -> list[str]:
     from disagg_launch import explanation
     from disagg_launch.runtime import verdict
 
-    told = explanation.read(run) if found["state"] in ("failed", "lost") else {}
-    return [f"  {verdict.one_line(told)}; `disagg-launch explain {run}` tells more"] if told and verdict.one_line(told) else []
+    told = explanation.read(run) if found["state"] in ("failed", "lost", "stopped") else {}
+    if not told or not verdict.one_line(told):
+        return []
+    return [f"  {verdict.one_line(told)}" + (f"; `disagg-launch explain {run}` tells more" if told["cause"] else "")]
 
 
 def _with_command(gateway: Sequence[str], folder: pathlib.Path, command: tuple[str, ...]) -> int:

@@ -77,7 +77,9 @@ def scale(words: tuple[str, ...], drain_s: float, limit_s: float) -> None:
     aim = {role: here[role] - surplus[role] for role in growth.ROLES}
     fit = overflow.fitting(room, now.plan, now.resting, lost, aim) if now.launch.backend == "slurm" else aim
     change = growth.change(room, now.plan, now.resting, fit, lost)
-    _print_difference(now.plan, change.plan, change.starts, change.stops)
+    further_wanted = {role: aim[role] - fit[role] for role in growth.ROLES}
+    if change.starts or change.stops or not (cuts or any(further_wanted.values())):
+        _print_difference(now.plan, change.plan, change.starts, change.stops)
     if change.starts or change.stops:
         _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=change.stops)
     for cut in cuts:
@@ -85,8 +87,8 @@ def scale(words: tuple[str, ...], drain_s: float, limit_s: float) -> None:
             _carry_out(_deployment(cut.job.run), drain_s, stops=cut.stops)
         if cut.whole:
             further.end(cut.job)
-    if any(aim[role] > fit[role] for role in growth.ROLES):
-        further.begin(run, now.spec, {role: aim[role] - fit[role] for role in growth.ROLES}, limit_s)
+    if any(further_wanted.values()):
+        further.begin(run, now.spec, further_wanted, limit_s)
 
 
 @click.command()

@@ -169,9 +169,11 @@ def where(told: Told) -> str:
 
 
 def one_line(told: Told) -> str:
-    """The verdict in one line; "" when nothing failed."""
-    if told["state"] != FAILED or not told["instance"]:
-        return told["reason"] if told["state"] == FAILED else ""
+    """The verdict in one line."""
+    if told["state"] != FAILED:
+        return ", ".join(text for text in (told["reason"], told["how"]) if text)
+    if not told["instance"]:
+        return str(told["reason"])
     why = f"{told['cause']} ({told['cause_number']}): {told['remedy']}" if told.get("cause") else told.get("how") or told["reason"]
     return f"{where(told)} failed first: {why}"
 

@@ -197,7 +197,7 @@ def test_it_is_said_when_there_was_too_much_to_read(scene, monkeypatch):
 def test_a_stop_is_no_failure(scene):
     (scene.run / "state/events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in scene.events))
     told = verdict.judged(str(scene.run), "stopped", "SIGINT received", 130, "")
-    assert set(told) == set(verdict.BLANK) and told["instance"] == "" and verdict.one_line(told) == ""
+    assert set(told) == set(verdict.BLANK) and told["instance"] == "" and verdict.one_line(told) == "SIGINT received"
 
 
 def test_a_gateway_that_ended_without_a_word(scene):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any, Optional
 
 from disagg_launch.errors import BackendRefused, BadInput, DisaggError, NotReady, WorkerDied
 from disagg_launch.runtime import verdict
+from disagg_launch.runtime.folder import call
 
 JOB = "job.json"
 ASK_S = 30.0
@@ -79,8 +81,12 @@ def folder_of(text: str) -> Path:
     seen = ask(text)
     if not seen.folder:
         raise BadInput(f"job {text}: Slurm does not know it any more; name the run folder instead")
+    return _folder_of(seen)
+
+
+def _folder_of(seen: Seen) -> Path:
     # the task of an array runs in the folder of its number
-    return Path(seen.folder) / text.partition("_")[2]
+    return Path(seen.folder) / seen.job.partition("_")[2]
 
 
 def job_of(folder: Path) -> Optional[str]:
@@ -167,13 +173,23 @@ def cancel(job: str, patience_s: float) -> Seen:
     """The job after its end. One that runs gets the chance to stop in order for `patience_s`, then Slurm ends it."""
     seen = ask(job)
     if seen.state == "RUNNING":
-        # to the batch script alone, whose gateway then ends the steps one after the other
-        _slurm("scancel", "--batch", "--signal=TERM", job)
+        _ask_to_stop(seen)
         seen = until_ended(job, patience_s)
     if seen.alive:
         _slurm("scancel", job)
         seen = until_ended(job, ASK_S)
     return seen
+
+
+def _ask_to_stop(seen: Seen) -> None:
+    """Have a running job's gateway stop everything in order: by word, after which Slurm calls the job COMPLETED, or else by a signal."""
+    run = _folder_of(seen)
+    with contextlib.suppress(BackendRefused):
+        if status(run).get("job") == seen.job:
+            call(str(run), {"kind": "stop"})
+            return
+    # to the batch script alone, whose gateway then ends the steps one after the other
+    _slurm("scancel", "--batch", "--signal=TERM", seen.job)
 
 
 def until_ended(job: str, limit_s: float) -> Seen:
