@@ -7,15 +7,25 @@ The seconds that README's table shows are printed with `pytest -s`.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_deployments import SERVE, Deployment, topology
+from last_requests import PROMPT
+from slurm_deployments import SERVE, Deployment, engines, topology
 from slurm_hosts import Cluster, wait_for
 
+from disagg_launch.rehearse.worker import expected
+
+ROOT = Path(__file__).parents[2]
+# the rehearsal's workers: a token is some sleep and no work
+TOKEN_S, DRAIN_S = 0.25, 20
+SHORT, FITS, TOO_LONG = (4, -4), (30, -30), (2000, -2000)
+LENGTHS = (*SHORT, *FITS, *TOO_LONG)
 RESTART = {"on_failure": "restart", "backoff_s": 0.2, "grace_s": 2, "fence_s": 4}
 
 
@@ -33,13 +43,32 @@ def context(command: list[str], **more: Any) -> dict[str, Any]:
     return topology(context_servers={"num_instances": 1, "command": command}, **more)
 
 
+class Limited(Deployment):
+    """A deployment whose time runs out while clients ask it."""
+
+    clients: subprocess.Popen[str]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def limited(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A deployment with a time limit, on a cluster of its own: limits take minutes, and the other tests need not wait for this one."""
-    own = Cluster("limit" + _cluster.name[-1])
+def limited(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    """On a cluster of its own: limits take minutes, and the other tests need not wait for this one."""
+    own, folder = Cluster("limit" + _cluster.name[-1]), tmp_path_factory.mktemp("limited")
     own.up(2)
-    spec = context(SERVE, cluster={"nodes": 2, "gpus_per_node": 2}, slurm={"time": "2", "signal_s": 60})
-    yield Deployment(own, tmp_path_factory.mktemp("limited"), spec).submit()
+    calm = {"load_s": 0, "faults": []}
+    (folder / "script.json").write_text(json.dumps({"token_s": TOKEN_S, "instances": {"ctx0": calm, "gen0": calm}}))
+    worker = ["python3", "-I", "-S", str(ROOT / "launcher/disagg_launch/rehearse/worker.py"), str(folder / "script.json")]
+    serve = {"num_instances": 1, "command": [*worker, "--host", "{host}", "--port", "{port}"]}
+    spec = engines(context_servers=serve, generation_servers=serve, slurm={"time": "3", "signal_s": 60, "drain_s": DRAIN_S})
+    spec.update(engine={"name": "command", "python": sys.executable}, model="rehearsal", restart={"grace_s": 5})
+    del spec["disagg_cluster"]
+    one = Limited(own, folder, spec)
+    one.submit().ready()
+    argv = [own.enter, sys.executable, str(Path(__file__).with_name("last_requests.py")), one.url, *map(str, LENGTHS)]
+    with (folder / "asked").open("w") as asked:
+        one.clients = subprocess.Popen(argv, stdout=asked, text=True)
+    yield one
+    one.clients.kill()
+    one.clients.wait()
     own.tool("down")
 
 
@@ -151,7 +180,12 @@ def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path
     cluster.fault(host, "start-slurmd")
     time.sleep(1)
     assert {name: one.ask(name)["pid"] for name in others} == others, "nobody else may have been touched"
-    one.cancel()
+
+    for rank in one.instance("gen0")["ranks"]:
+        pid = _pid_on(cluster, rank["host"], "DISAGG_INSTANCE=gen0", f"DISAGG_RANK={rank['rank']}")
+        cluster.on(rank["host"], "kill", "-STOP", pid)
+    assert one.cancel() == f"job {one.job}: completed, exit code 0:0\n"
+    assert one.log("gen0").count("leaving in order") == 2, "who is stopped is woken, to end in order too"
 
 
 def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path) -> None:
@@ -238,14 +272,27 @@ def test_scancel_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
     assert "CANCELLED" in cluster.login("scontrol", "show", "job", one.job).stdout
 
 
-def test_the_time_limit_ends_it_in_order(limited: Deployment) -> None:
-    """Slurm says so some time ahead; the deployment ends in order, and not by force."""
-    wait_for(lambda: limited.cluster.login("squeue", "-h").stdout == "", 150, "for the time limit")
+def test_the_time_limit_ends_it_in_order(limited: Limited) -> None:
+    """Slurm says so some time ahead; whoever is being answered then is answered to the end or told, and nothing is ended by force."""
+    wait_for(lambda: limited.cluster.login("squeue", "-h").stdout == "", 200, "for the time limit")
+    limited.clients.wait(60)  # nobody hangs
     verdict = json.loads((limited.run / "state/verdict.json").read_text())
     assert "SIGTERM" in verdict["reason"]
     assert verdict["cause_name"] == "time-limit"
-    assert limited.log("ctx0").count("leaving in order") == 2
+    assert "before the job's time limit" in limited.command("status", limited.job, check=False).stdout
     assert "TIMEOUT" not in limited.cluster.login("scontrol", "show", "job", limited.job).stdout
+    wait_for(lambda: not limited.cluster.left_behind(), 10, "for everything on the nodes to be gone")
+
+    asked = [json.loads(line) for line in (limited.folder / "asked").read_text().splitlines()]
+    told_at, over_at = (limited.stamp("gateway", words) for words in ("SIGTERM received", "everything has ended"))
+    assert over_at - told_at < 60, "the whole end is bounded by signal_s"
+    assert {one["how"] for one in asked} == {"whole", "error", "told", "refused"}, [one for one in asked if one["how"] in ("cut", "reset")]
+    assert all(one["text"] == expected(PROMPT, abs(one["tokens"])) for one in asked if one["how"] == "whole"), "no answer lacks anything"
+    under_way = {one["tokens"]: one["how"] for one in asked if one["began"] < told_at < one["ended"]}
+    assert {under_way[tokens] for tokens in FITS} == {"whole"}, "what the drain is long enough for is finished"
+    assert [under_way[tokens] for tokens in TOO_LONG] == ["error", "told"], "the rest hears that it is over"
+    closed_at = min(one["began"] for one in asked if one["how"] == "refused")
+    assert {one["how"] for one in asked if one["began"] > closed_at} == {"refused"}, "the door is closed once"
 
 
 def _moves(one: Deployment, name: str, node: int, lost: str, began: float) -> tuple[float, float]:
