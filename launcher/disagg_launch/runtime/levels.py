@@ -23,7 +23,7 @@ _PATTERNS = {
         r"^Segmentation fault",
         r"panicked at",
         r"^Abort\(\d+\)",  # MPICH
-        r"^\*\*\* An error occurred",  # Open MPI
+        r"\*\*\* An error occurred",  # Open MPI
         r"noticed that process rank",
         r"BAD TERMINATION",
         r"oom[-_]kill event",

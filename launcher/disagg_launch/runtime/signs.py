@@ -31,6 +31,7 @@ BUDGET_S = 4.0
 SHOWN_LINES = 8
 LAUNCHER = "-"
 FOLLOWS = re.compile(r"step \S+ ended with (\S+)$")
+_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 ABORTS = re.compile(r"SIGABRT|exit code 134|: Aborted")
 
 
@@ -92,9 +93,12 @@ class Evidence(NamedTuple):
         return known or causes.first([*(cause for _, cause in since), self._end_cause()])
 
     def first_errors(self, sign: Sign) -> List[str]:
-        """The first error lines of the blamed rank, without the frames of tracebacks."""
-        said = [one.text for one, _ in self.lines if one.stamp >= sign.stamp and one.rank in (sign.rank, LAUNCHER)]
-        return list(dict.fromkeys(said))[:SHOWN_LINES]
+        """The first error lines of the blamed rank, without the frames of tracebacks; of those that differ in numbers only, the first."""
+        said: Dict[str, str] = {}
+        for one, _ in self.lines:
+            if one.stamp >= sign.stamp and one.rank in (sign.rank, LAUNCHER):
+                said.setdefault(one.text.translate(_DIGITS), one.text)
+        return list(said.values())[:SHOWN_LINES]
 
 
 def gather(run: str, story: Story, until: str) -> Tuple[List[Evidence], List[str]]:

@@ -56,14 +56,16 @@ def forget(run: str) -> None:
 def judged(run: str, state: str, reason: str, exit_code: int, instance: str, oom_kills: int = 0) -> Told:
     """The whole verdict, from what the gateway says of it. `oom_kills`: how many processes its kernel killed for memory meanwhile."""
     story = chronicle.read(run)
-    told = {**BLANK, "state": state, "reason": reason, "exit_code": exit_code, "instance": instance, "at": stamp(time.time())}
+    # made again later, it still means the moment at which it was decided
+    decided_at = float(story.verdict["at"]) if story.verdict else time.time()
+    told = {**BLANK, "state": state, "reason": reason, "exit_code": exit_code, "instance": instance, "at": stamp(decided_at)}
     if state != FAILED:
-        left_s = story.until - time.time()
+        left_s = story.until - decided_at
         if story.until and left_s < LIMIT_IS_NEAR_S and exit_code == 128 + signal.SIGTERM:
             told["how"] = f"{max(0.0, left_s):.0f} s before the job's time limit"
             told.update(_words(causes.fits(told["how"], causes.END)))
         return told
-    until = stamp(float(story.verdict["at"])) if story.verdict else LATER
+    until = stamp(decided_at) if story.verdict else LATER
     found, told["unread"] = signs.gather(run, story, until)
     sign = signs.first_sign(found, instance)
     if sign is None:

@@ -200,6 +200,18 @@ def test_a_stop_is_no_failure(scene):
     assert set(told) == set(verdict.BLANK) and told["instance"] == "" and verdict.one_line(told) == "SIGINT received"
 
 
+def test_a_stop_that_is_explained_days_later_was_no_time_limit(scene):
+    """verdict.json was not written any more; the limit is over by now, and was far away then."""
+    scene.event(1, "allocated", "", until=T0 + 3600)
+    scene.event(10, "verdict", "", "SIGTERM received", state="stopped", code=143)
+    scene.judged()
+    assert verdict.rebuilt(str(scene.run))["cause_name"] == ""
+    scene.event(3500, "verdict", "", "SIGTERM received", state="stopped", code=143)
+    scene.judged()
+    told = verdict.rebuilt(str(scene.run))
+    assert (told["how"], told["cause_name"], told["at"]) == ("100 s before the job's time limit", "time-limit", stamp(T0 + 3500))
+
+
 def test_a_gateway_that_ended_without_a_word(scene):
     scene.instance("ctx0", 0, stage="healthy")
     scene.raw("gateway", f"{stamp(T0)} plan 0123456789ab: 1 steps")
@@ -244,6 +256,17 @@ def test_of_what_is_said_again_and_again_the_first_and_the_last_are_kept(scene):
     # of a log that is too long the end counts
     assert [one.text for one, _ in sieve.telling(str(scene.run / "logs/ctx0.log"), stamp(T0), "~", 200)][-1] == texts[-1]
     assert scene.judged("ctx0")["cause_name"] == "disk-full"
+
+
+def test_a_flood_of_errors_does_not_wash_away_another(scene):
+    scene.instance("ctx0", 0)
+    for k in range(1000):
+        scene.say(1 + k / 1000, "ctx0", 0, f"ERROR request {k} was cancelled")
+        if k == 500:
+            scene.say(1.5001, "ctx0", 0, "RuntimeError: the block table is full")
+    scene.end(2.1, "ctx0", rank=0)
+    told = scene.judged("ctx0")
+    assert told["first_errors"][-1] == "RuntimeError: the block table is full"
 
 
 def test_lines_that_differ_in_numbers_only_are_one_kind_and_others_are_not():
