@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 SCRIPT = "configs/rehearsal.json"
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = "disagg_launch.rehearse.worker"
+OURS = Path(__file__).parents[2]
 # what a rehearsal on one machine leaves out of a topology: who gives the nodes, and how workers find the front door
 LEFT_OUT = ("slurm", "mpi", "disagg_cluster", "metadata_server", "autoscale", "conditional_disagg_config", "otlp_config")
 
@@ -32,9 +33,9 @@ def files(spec: Spec, plan: Plan, scenario: Scenario) -> tuple[File, ...]:
 def rehearsed(spec: Spec) -> Spec:
     """The topology with the worker of rehearsals as its engine, our front door, and this machine only; everything else as it is."""
     # without site-packages a worker is up in some 30 ms
-    program = (plain(word) for word in (sys.executable, "-I", "-S", str(WORKER)))
+    program = (plain(word) for word in (sys.executable, "-S", "-m", WORKER))
     command = (*program, "{run}/" + SCRIPT, "--host", "{host}", "--port", "{port}")
-    bare: dict[str, Any] = {"command": None, "env": {}, "health": None}
+    bare: dict[str, Any] = {"command": None, "env": {"PYTHONPATH": str(OURS)}, "health": None}
     fields = {name: getattr(spec, name) for name in spec.model_fields_set if name not in LEFT_OUT}
     fields |= {
         "hostname": "localhost",

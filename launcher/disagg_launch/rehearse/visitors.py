@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import http.client
 import json
 import threading
 import time
@@ -11,12 +12,14 @@ from collections.abc import Callable
 
 import requests
 
-from disagg_launch.rehearse.worker import expected
+from disagg_launch.rehearse.tokens import expected
 
 RIGHT, ERROR, WRONG, HUNG = ENDS = ("right", "error", "wrong", "hung")
 PATIENCE_S = 30.0
 MOST_AT_ONCE = 64
 TOKENS = 12
+KNOCK_S, KNOCK_PATIENCE_S = 0.01, 5.0
+KNOCK = {"model": "rehearsal", "prompt": "is anybody there", "max_tokens": 1}
 
 
 def visit(url: str, rate_per_s: float, over: Callable[[], bool]) -> tuple[dict[str, int], list[str]]:
@@ -41,6 +44,23 @@ def visit(url: str, rate_per_s: float, over: Callable[[], bool]) -> tuple[dict[s
             else:
                 time.sleep(0.01)
     return dict(counts), told
+
+
+def first_answer(host: str, port: int, over: Callable[[], bool]) -> float | None:
+    """When (unix seconds) a client who knocks every KNOCK_S has its first right answer; None if it is `over()` before."""
+    door = http.client.HTTPConnection(host, port, timeout=KNOCK_PATIENCE_S)
+    body, right = json.dumps(KNOCK), expected(KNOCK["prompt"], 1)
+    while not over():
+        try:
+            door.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+            answer = door.getresponse()
+            said = answer.read()
+            if answer.status == 200 and json.loads(said)["choices"][0]["text"] == right:
+                return time.time()
+        except (OSError, http.client.HTTPException):
+            door.close()
+        time.sleep(KNOCK_S)
+    return None
 
 
 def ask(url: str, number: int) -> tuple[str, str]:

@@ -156,11 +156,11 @@ class Opening:
 
     def _opened(self) -> None:
         gateway, router = self._gateway, self._fleet.router
+        gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
         for one in (*self._fleet.records.values(), router):
             one.routed = one.started
         gateway.state = "ready"
         gateway.save(final=True)
-        gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
         front = gateway.launch.router
         page = f"http://{router.host}:{front.admin_port or router.port}{front.page}" if front.page else ""
         gateway.board.ready(f"http://{router.host}:{router.port}", page)

@@ -11,7 +11,7 @@ from disagg_launch import plan as plans
 from disagg_launch.errors import NotReady
 from disagg_launch.runtime import probe
 from disagg_launch.runtime.pairing import MANY, Pair, Pairing, blamed
-from disagg_launch.runtime.readiness import FAILED, READY, UP, WAIT, Verdict
+from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict
 from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Proof:
             return
         pairing = self._pairing = self._pairing or self._planned()
         for one in self._fleet.records.values():
-            if one.name not in self._came and one.stage in UP:
+            if one.name not in self._came and one.is_up and not one.missing:
                 self._came.add(one.name)
                 pairing.came(one)
         while self._under_way < AT_ONCE:

@@ -119,6 +119,8 @@ class Record:
     @property
     def missing(self) -> Tuple[int, ...]:
         """Ranks that have not reported in this life."""
+        if len(self.reports) == len(self.ranks):  # asked for hundreds of instances at each look
+            return ()
         return tuple(r for r in self.ranks if r not in self.reports)
 
     @property
