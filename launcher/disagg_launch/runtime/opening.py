@@ -17,6 +17,9 @@ from disagg_launch.runtime.record import Record
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
 
+LOOK_EACH_S = 0.0003
+"""To look at all of hundreds takes time, for which the last one would have to wait: the more there are, the less often it is done."""
+
 
 class Opening:
     """The gateway's way from nothing to ready. `carry_out` is the whole of it, once the desk is there for the ranks."""
@@ -151,8 +154,16 @@ class Opening:
             if verdict.state != WAIT:
                 return verdict
             await gateway.pause()
+            while gateway.loop.time() < now_s + len(ones) * LOOK_EACH_S and not self._is_decided(ones, proving):
+                await gateway.pause()
             if self._starting.done():
                 self._starting.result()
+
+    def _is_decided(self, ones: Sequence[Record], proving: bool) -> bool:
+        """Whether there is an end to be told."""
+        gateway, ended = self._gateway, any(one.ended for one in (*ones, self._fleet.router))
+        up = all(one.is_up for one in ones) and not (proving and gateway.proof.verdict().state == WAIT)
+        return gateway.interrupted() is not None or ended or up
 
     def _opened(self) -> None:
         gateway, router = self._gateway, self._fleet.router
