@@ -18,23 +18,14 @@ import time
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "e2e" / "watch"))
+sys.path[:0] = [str(ROOT / "tests" / "e2e" / "watch"), str(ROOT / "tests" / "e2e")]
 
-from conftest import SPEC, free_ports  # noqa: E402
+from conftest import SPEC  # noqa: E402
+from free_ports import free_ports  # noqa: E402
+from large import LARGE  # noqa: E402
 from watched import CLI, Terminal, Watched  # noqa: E402
 
 PAGE = ROOT / "docs" / "watching.md"
-MANY = """\
-name: large
-model: "random:7"
-port: {port}
-context_servers: {{num_instances: 200}}
-generation_servers: {{num_instances: 100, tensor_parallel_size: 2}}
-engine: {{name: reference}}
-cluster: {{nodes: 50, gpus_per_node: 8, base_port: {base}}}
-restart: {{on_failure: restart}}
-readiness: {{limit_s: 900}}
-"""
 
 
 @contextlib.contextmanager
@@ -73,7 +64,7 @@ def three(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
 def three_hundred(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
     """(name, text) of what is seen of three hundred while they start."""
     base = free_ports(400)
-    (folder / "large.yaml").write_text(MANY.format(port=base, base=base + 1))
+    (folder / "large.yaml").write_text(LARGE.format(port=base, base=base + 1))
     with started("rehearse", str(folder / "large.yaml"), "--run", str(folder / "large"), "--seconds", "1"):
         while not (folder / "large" / "state" / "status.json").exists():
             time.sleep(0.1)

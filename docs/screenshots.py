@@ -17,11 +17,12 @@ import time
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "e2e" / "page"))
+sys.path[:0] = [str(ROOT / "tests" / "e2e" / "page"), str(ROOT / "tests" / "e2e")]
 
 from browser import Page, chromium, picture, prefer  # noqa: E402
 from deployment import Deployment  # noqa: E402
-from page_ports import free_ports  # noqa: E402
+from free_ports import free_ports  # noqa: E402
+from large import LARGE  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -39,17 +40,6 @@ cache_transceiver_config: {{backend: DEFAULT, max_tokens_in_buffer: 512}}
 engine: {{name: reference}}
 cluster: {{nodes: 1, gpus_per_node: 8, base_port: {base}}}
 restart: {{on_failure: restart, backoff_s: 5}}
-"""
-LARGE = """\
-name: large
-model: "random:7"
-port: {port}
-context_servers: {{num_instances: 200}}
-generation_servers: {{num_instances: 100, tensor_parallel_size: 2}}
-engine: {{name: reference}}
-cluster: {{nodes: 50, gpus_per_node: 8, base_port: {base}}}
-restart: {{on_failure: restart}}
-readiness: {{limit_s: 900}}
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
-PRIVATE = 0o600
 PLAIN = 0o644
 RUNNABLE = 0o755
 

@@ -11,6 +11,8 @@ from typing import Any
 VERSION = 1
 CONTEXT, GENERATION = "context", "generation"
 PREFIX = {CONTEXT: "ctx", GENERATION: "gen"}
+SECTION = {CONTEXT: "context_servers", GENERATION: "generation_servers"}
+"""The key of a role's servers in a topology file and in TensorRT-LLM's files."""
 
 
 @dataclass(frozen=True)

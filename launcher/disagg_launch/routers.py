@@ -19,7 +19,7 @@ from disagg_launch.engines.servers import front_port, servers
 from disagg_launch.errors import BadInput
 from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Router, Text
-from disagg_launch.plan import CONTEXT, GENERATION, Plan
+from disagg_launch.plan import SECTION, Plan
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
@@ -56,7 +56,7 @@ def config(spec: Spec, plan: Plan) -> dict[str, Any]:
     out.update(spec.router_keys)
     if found := cluster(spec):
         out["disagg_cluster"] = found
-    for key, role in (("context_servers", CONTEXT), ("generation_servers", GENERATION)):
+    for role, key in SECTION.items():
         urls = servers(spec, plan, role)
         out[key] = {"num_instances": len(urls), "urls": urls}
         if spec.section(role).router:

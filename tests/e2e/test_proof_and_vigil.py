@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from test_whole_path import _of_run, answer, ended, free_ports, up
+from free_ports import free_ports
+from test_whole_path import _of_run, answer, ended, up
 
 CLI = [sys.executable, "-m", "disagg_launch"]
 

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import requests
+from free_ports import free_ports
 
 CLI = [sys.executable, "-m", "disagg_launch"]
 SPEC = """\
@@ -30,20 +30,6 @@ cluster: {{nodes: 1, gpus_per_node: 8, base_port: {base}}}
 restart: {{on_failure: {on_failure}, backoff_s: 0.1, grace_s: 5}}
 readiness: {{limit_s: 120}}
 """
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row, below the ephemeral range, that nobody listens on."""
-    start = 20000 + os.getpid() * 16 % 12000
-    for base in (*range(start, 32000, 16), *range(20000, start, 16)):
-        try:
-            for port in range(base, base + count):
-                with socket.socket() as trial:
-                    trial.bind(("127.0.0.1", port))
-            return base
-        except OSError:
-            continue
-    raise AssertionError("no free ports")
 
 
 @pytest.fixture

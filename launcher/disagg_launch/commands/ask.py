@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import click
 
-from disagg_launch.errors import BadInput, NotReady, WorkerDied
+from disagg_launch.commands.answer import CONNECT_S, PATHS, Answer, send
+from disagg_launch.errors import BadInput, NotReady
 
-CONNECT_S = 5.0
-PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 DEFAULT_RUN = Path("runs/latest")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One prompt's answer. `ttft_s` is None when it was not streamed; `tokens` is the server's count."""
-
-    prompt: str
-    text: str
-    tokens: int
-    ttft_s: Optional[float]
-    total_s: float
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens after the first per second of streaming; of the whole answer when it was not streamed."""
-        if self.ttft_s is None or self.tokens < 2:
-            return self.tokens / self.total_s
-        return (self.tokens - 1) / max(self.total_s - self.ttft_s, 1e-9)
 
 
 tokens_option = click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="The longest answer.")
@@ -67,7 +46,7 @@ def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max
     base = url.rstrip("/") if url else _url_of_run(run or DEFAULT_RUN)
     body = {"max_tokens": max_tokens, "temperature": temperature, "stream": stream}
     named = _model_in(_read_yaml((run or DEFAULT_RUN) / "spec.yaml")) if not url else ""
-    answer = _send(base, endpoint, prompt, body, named, show=_echo if stream else None)
+    answer = send(base, endpoint, prompt, body, named, show=_echo if stream else None)
     click.echo("" if stream else answer.text)
     click.echo(_speed(answer), err=True)
 
@@ -113,7 +92,7 @@ def client(config: Path, prompts: Path, max_tokens: int, temperature: float, ser
     body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stream": streaming}
     if ignore_eos:
         body["ignore_eos"] = True
-    answers = _at_once(lambda prompt: _send(base, endpoint, prompt, body, _model_in(where)), asked)
+    answers = _at_once(lambda prompt: send(base, endpoint, prompt, body, _model_in(where)), asked)
     for answer in answers:
         click.echo(f"{click.style('> ' + answer.prompt, bold=True)}\n{answer.text.strip()}\n")
     click.echo(_table(answers), err=True)
@@ -121,11 +100,11 @@ def client(config: Path, prompts: Path, max_tokens: int, temperature: float, ser
     output_file.write_text(json.dumps([answer.text for answer in answers], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _at_once(send: Callable[[str], Answer], prompts: list[str]) -> list[Answer]:
+def _at_once(ask_one: Callable[[str], Answer], prompts: list[str]) -> list[Answer]:
     """The answers in the order of the prompts; up to 256 are waited for at once."""
     pool = ThreadPoolExecutor(max_workers=max(1, min(len(prompts), 256)))
     try:
-        answers = list(pool.map(send, prompts))
+        answers = list(pool.map(ask_one, prompts))
     except KeyboardInterrupt:
         # the interpreter would wait for every thread, and so for servers that may never answer
         os._exit(128 + signal.SIGINT)
@@ -133,112 +112,10 @@ def _at_once(send: Callable[[str], Answer], prompts: list[str]) -> list[Answer]:
     return answers
 
 
-def _send(base: str, endpoint: str, prompt: str, options: dict[str, Any], named: str, show: Any = None) -> Answer:
-    """One prompt's answer. NotReady when nobody listens, BadInput when it is refused, WorkerDied when it breaks.
-
-    `named`: the model's name in the topology file, for routers that do not say what they serve.
-    """
-    import requests
-
-    body = {"model": "", **options, **_prompt(endpoint, prompt)}
-    if options["stream"]:
-        body["stream_options"] = {"include_usage": True}
-    with _in_words(base):
-        body["model"] = _model(base, named)
-        began = time.perf_counter()
-        response = requests.post(base + PATHS[endpoint], json=body, stream=options["stream"], timeout=(CONNECT_S, None))
-        if response.status_code != 200:
-            raise _refused(response)
-        if not options["stream"]:
-            said = response.json()
-            return Answer(prompt, _text(said["choices"][0]), _tokens(said), None, time.perf_counter() - began)
-        return _collect(prompt, response, began, show)
-
-
-@contextlib.contextmanager
-def _in_words(base: str) -> Iterator[None]:
-    """What goes wrong between here and a router, as an error of the table."""
-    import requests
-
-    try:
-        yield
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as wrong:
-        raise BadInput(f"{base}: no address of a router ({wrong}); needed: one like http://127.0.0.1:8000") from None
-    except requests.ConnectionError:
-        raise NotReady(f"{base}: nobody listens there; is the deployment up? (disagg-launch status)") from None
-    except requests.Timeout:
-        raise NotReady(f"{base}: somebody listens there, and did not answer in {CONNECT_S:g} s; is it a router?") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise BadInput(f"{base}: whoever answers there does not speak as an OpenAI-compatible server; give the router's address") from None
-
-
-def _collect(prompt: str, response: Any, began: float, show: Any) -> Answer:
-    parts: list[str] = []
-    ttft, tokens = None, 0
-    for said in _events(response, parts):
-        if "error" in said:
-            raise WorkerDied(f"the answer broke off after {len(parts)} pieces: {said['error'].get('message')}")
-        tokens = _tokens(said) or tokens
-        for choice in said.get("choices", ()):
-            text = _text(choice)
-            if text and ttft is None:
-                ttft = time.perf_counter() - began
-            parts.append(text)
-            if show:
-                show(text)
-    return Answer(prompt, "".join(parts), tokens or len(parts), ttft, time.perf_counter() - began)
-
-
-def _events(response: Any, parts: list[str]) -> Iterator[dict[str, Any]]:
-    """The events of a stream. WorkerDied if the connection ends before it; `parts` are what came until then."""
-    import requests
-
-    try:
-        for line in response.iter_lines(chunk_size=None):
-            if line.startswith(b"data: ") and line != b"data: [DONE]":
-                yield json.loads(line[6:])
-    except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError):
-        raise WorkerDied(f"the answer broke off after {len(parts)} pieces: the connection ended") from None
-
-
-def _refused(response: Any) -> Exception:
-    try:
-        message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = response.text[:500]
-    kind = NotReady if response.status_code in (429, 502, 503) else BadInput
-    return kind(f"the router answered {response.status_code}: {message}")
-
-
-def _model(base: str, named: str) -> str:
-    """The id of the model that is served there; `named` where nobody can be asked, as at TensorRT-LLM's own router."""
-    import requests
-
-    said = requests.get(base + "/v1/models", timeout=CONNECT_S)
-    if said.status_code == 404 and named:
-        return named
-    if said.status_code != 200:
-        raise _refused(said)
-    return str(said.json()["data"][0]["id"])
-
-
 def _model_in(file: dict[str, Any]) -> str:
     """The model that a topology file names, the generation servers' if it is in the sections; "" if there is none."""
     sections = (file.get(key) for key in ("generation_servers", "context_servers"))
     return str(next((one["model"] for one in (file, *sections) if isinstance(one, dict) and one.get("model")), ""))
-
-
-def _prompt(endpoint: str, prompt: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": prompt}]} if endpoint == "chat" else {"prompt": prompt}
-
-
-def _text(choice: dict[str, Any]) -> str:
-    said = choice.get("delta") or choice.get("message") or {}
-    return choice.get("text") or said.get("content") or ""
-
-
-def _tokens(said: dict[str, Any]) -> int:
-    return int((said.get("usage") or {}).get("completion_tokens") or 0)
 
 
 def _speed(answer: Answer) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from disagg_launch.engines import flags
-from disagg_launch.plan import CONTEXT, GENERATION, Plan
+from disagg_launch.plan import CONTEXT, GENERATION, SECTION, Plan
 from disagg_launch.spec.complaint import ERROR, WARNING, Complaint, did_you_mean
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
-ROLES = (("context_servers", CONTEXT), ("generation_servers", GENERATION))
 # older versions have one more
 CONNECTORS = (*flags.table("vllm")["connectors"], "P2pNcclConnector")
 # Those that want something else of the front door than NIXL does: ids of their own, or to register with it.
@@ -34,7 +33,7 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
         yield _say(spec, ("engine", "version"), text)
     if spec.engine.rendezvous == "ray":
         yield from _one_ray_on_a_node(spec, plan)
-    for key, role in ROLES:
+    for role, key in SECTION.items():
         given = spec.section(role).engine_keys.get("kv_transfer_config")
         name = given.get("kv_connector") if isinstance(given, dict) else None
         newest = flags.table("vllm")["version"]
@@ -44,8 +43,8 @@ def vllm(spec: Spec, plan: Plan) -> Iterator[Complaint]:
         if name is not None and name not in CONNECTORS:
             text = f"{name!r} is not known here; it is passed on{did_you_mean(name, CONNECTORS)}"
             yield _say(spec, (key, "kv_transfer_config", "kv_connector"), text, WARNING)
-    names = {connector(spec, role) for _, role in ROLES}
-    if len(names) > 1 and all(spec.section(role).num_instances for _, role in ROLES):
+    names = {connector(spec, role) for role in SECTION}
+    if len(names) > 1 and all(spec.section(role).num_instances for role in SECTION):
         text = f"found {' and '.join(sorted(names))}; both roles need the same connector"
         yield _say(spec, ("generation_servers", "kv_transfer_config"), text)
     yield from _front_door(spec, names)
@@ -57,7 +56,7 @@ def sglang(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     yield from arguments(spec)
     yield from _even_nodes(spec, plan)
     found = {}
-    for key, role in ROLES:
+    for role, key in SECTION.items():
         section = spec.section(role)
         backend = found[role] = section.engine_keys.get("disaggregation_transfer_backend", "nixl")
         if backend not in BACKENDS:
@@ -70,7 +69,7 @@ def sglang(spec: Spec, plan: Plan) -> Iterator[Complaint]:
         if isinstance(experts, int) and (experts < 1 or section.tensor_parallel_size % experts):
             text = f"found {experts}; it has to divide the tensor_parallel_size of {section.tensor_parallel_size}"
             yield _say(spec, (key, "ep_size"), text)
-    if len(set(found.values())) > 1 and all(spec.section(role).num_instances for _, role in ROLES):
+    if len(set(found.values())) > 1 and all(spec.section(role).num_instances for role in SECTION):
         text = f"found {found[GENERATION]} for generation and {found[CONTEXT]} for context; both roles need the same one"
         yield _say(spec, ("generation_servers", "disaggregation_transfer_backend"), text)
 
@@ -103,7 +102,7 @@ def _even_nodes(spec: Spec, plan: Plan) -> Iterator[Complaint]:
         if len(set(counts.values())) > 1:
             spread = " + ".join(str(n) for n in counts.values())
             text = f"{instance.name} has {spread} ranks on its nodes; {spec.engine.name} divides an instance evenly among its nodes"
-            yield _say(spec, (f"{instance.role}_servers", "tensor_parallel_size"), text)
+            yield _say(spec, (SECTION[instance.role], "tensor_parallel_size"), text)
 
 
 def _front_door(spec: Spec, names: set[str]) -> Iterator[Complaint]:
@@ -124,7 +123,7 @@ def _one_ray_on_a_node(spec: Spec, plan: Plan) -> Iterator[Complaint]:
 
 
 def _expert_keys(spec: Spec, right: str) -> Iterator[Complaint]:
-    for key, role in ROLES:
+    for role, key in SECTION.items():
         for wrong in ("moe_expert_parallel_size", "ep_size", "expert_parallel_size"):
             if wrong in spec.section(role).engine_keys:
                 yield _say(spec, (key, wrong), f"vLLM has no such flag; its experts are spread over TP x DP by {right}: true")

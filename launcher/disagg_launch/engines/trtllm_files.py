@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from disagg_launch.discovery.planned import AUTO, METADATA_CONFIG, cluster, metadata_config
 from disagg_launch.engines.servers import front_port, servers
-from disagg_launch.plan import CONTEXT, GENERATION, Plan
+from disagg_launch.plan import CONTEXT, SECTION, Plan
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
 
 DISAGG_CONFIG = "configs/disagg_config.yaml"
-SECTIONS = {"context_servers": CONTEXT, "generation_servers": GENERATION}
 PYTORCH = "pytorch"
 OVERLAP, TRANSCEIVER = "disable_overlap_scheduler", "cache_transceiver_config"
 
@@ -46,7 +45,7 @@ def disagg_config(spec: Spec, plan: Plan) -> dict[str, Any]:
     }
     if found := cluster(spec):
         out["disagg_cluster"] = found
-    for key, role in SECTIONS.items():
+    for role, key in SECTION.items():
         section = spec.section(role)
         own: dict[str, Any] = {}
         if not found:
@@ -63,13 +62,13 @@ def disagg_config(spec: Spec, plan: Plan) -> dict[str, Any]:
 def mpi_config(spec: Spec, plan: Plan) -> dict[str, Any]:
     """disagg_config.yaml of the single MPI world: the sections hold the engines' arguments too, since workers read nothing else."""
     out = disagg_config(spec, plan)
-    for key, role in SECTIONS.items():
+    for role, key in SECTION.items():
         section = spec.section(role)
         shape = {"tensor_parallel_size": section.tensor_parallel_size, "pipeline_parallel_size": section.pipeline_parallel_size}
         engine = {"model": section.model or spec.model, **shape, **worker_args(spec, role)}
         out[key] = {"num_instances": out[key]["num_instances"], **engine, **out[key]}
     if out["context_servers"]["model"] == out["generation_servers"]["model"]:
-        models = [out[key].pop("model") for key in SECTIONS]
+        models = [out[key].pop("model") for key in SECTION.values()]
         out = {"hostname": out.pop("hostname"), "port": out.pop("port"), "model": models[0], **out}
     return out
 

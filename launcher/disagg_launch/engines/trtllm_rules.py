@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from disagg_launch.engines.process_rules import arguments, older
-from disagg_launch.engines.trtllm_files import AUTO, OVERLAP, SECTIONS
-from disagg_launch.plan import CONTEXT, Plan
+from disagg_launch.engines.trtllm_files import AUTO, OVERLAP
+from disagg_launch.plan import CONTEXT, SECTION, Plan
 from disagg_launch.spec.complaint import ERROR, WARNING, Complaint
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def complaints(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
     wish = spec.engine.quantize
     if wish and spec.section(wish.role).model in (None, wish.checkpoint):
         text = f"found {wish.checkpoint}, which engine.quantize reads; it writes the quantised checkpoint to this path: give another"
-        yield _say(spec, (f"{wish.role}_servers", "model"), text)
+        yield _say(spec, (SECTION[wish.role], "model"), text)
 
 
 def _added(spec: Spec) -> Iterator[Complaint]:
@@ -49,7 +49,7 @@ def _nodes(spec: Spec, plan: Plan, form: str) -> Iterator[Complaint]:
         if form == "llmapi-launch" and len(set(counts.values())) > 1:
             spread = " + ".join(str(n) for n in counts.values())
             text = f"{instance.name} has {spread} ranks on its nodes; TensorRT-LLM counts GPUs by rank and needs as many on each node"
-            yield _say(spec, (f"{instance.role}_servers", "tensor_parallel_size"), text)
+            yield _say(spec, (SECTION[instance.role], "tensor_parallel_size"), text)
 
 
 def _mpi_worker(spec: Spec, plan: Plan) -> Iterator[Complaint]:
@@ -58,7 +58,7 @@ def _mpi_worker(spec: Spec, plan: Plan) -> Iterator[Complaint]:
     roles = [one.role for one in sorted(plan.instances, key=lambda i: i.first_rank)]
     if roles != sorted(roles, key=lambda role: role != CONTEXT):
         yield _say(spec, ("engine", "launch"), "mpi-worker needs all context ranks before all generation ranks; the plan mixes them")
-    for key, role in SECTIONS.items():
+    for role, key in SECTION.items():
         if spec.section(role).context_parallel_size > 1:
             yield _say(spec, (key, "context_parallel_size"), "found with mpi-worker, which counts TP x PP only; use llmapi-launch")
     if spec.disagg_cluster or spec.engine.metadata_server:
@@ -76,7 +76,7 @@ def _discovery(spec: Spec) -> Iterator[Complaint]:
 
 
 def _shapes(spec: Spec) -> Iterator[Complaint]:
-    for key, role in SECTIONS.items():
+    for role, key in SECTION.items():
         section = spec.section(role)
         if section.data_parallel_size > 1:
             text = f"found {section.data_parallel_size}; TensorRT-LLM has no replicas in an instance: use num_instances"

@@ -11,8 +11,6 @@ import yaml
 from disagg_launch.spec.complaint import WARNING, BadTopology, Complaint, Path, dotted, found
 from disagg_launch.spec.source import Source
 
-ABSENT: Any = object()
-
 
 class Draft:
     """Values in our form beside the source they come from. Paths are tuples of keys: `old` in the source, `new` in our form."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from disagg_launch.layouts.forms import parts
 from disagg_launch.layouts.readers import Claim
@@ -57,12 +57,3 @@ def _against(claim: Claim, row: Optional[Claim]) -> Optional[str]:
 
 def _row(claim: Claim) -> str:
     return " ".join(f"{key}={value}" for key, value in claim.items())
-
-
-def verify_all(texts: Iterator[tuple[str, Form, str]], plan: Plan, hosts: Sequence[str]) -> Optional[str]:
-    """The first disagreement among (name, form, text), with the name before it."""
-    for name, form, text in texts:
-        wrong = disagreement(form, text, plan, hosts)
-        if wrong:
-            return f"{name}: {wrong}"
-    return None

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from disagg_launch.plan import CONTEXT, GENERATION, Plan
+from disagg_launch.plan import SECTION, Plan
 from disagg_launch.spec import ERROR, WARNING, Complaint, Section, Spec
 from disagg_launch.spec.complaint import Path, dotted
 
 Finding = tuple[Path, str]
-SECTION = {CONTEXT: "context_servers", GENERATION: "generation_servers"}
 MOST_BYTES = 1 << 20
 
 

@@ -14,11 +14,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from disagg_launch.errors import BadInput
-from disagg_launch.plan import CONTEXT, GENERATION
+from disagg_launch.plan import CONTEXT, GENERATION, SECTION
 
 ROLE_IDS = {CONTEXT: 0, GENERATION: 1}
 ROLE_WORDS = {CONTEXT: "CONTEXT", GENERATION: "GENERATION"}
-SECTIONS = {CONTEXT: "context_servers", GENERATION: "generation_servers"}
 SPELLINGS = {"inactive_interval_sec": "inactive_timeout_sec"}
 TOKEN_FILE = "DISAGG_CLUSTER_TOKEN_FILE"  # noqa: S105  (a variable that names a file)
 ANYWHERE = ("", "0.0.0.0", "::", "[::]")  # noqa: S104  (no address that anybody could be told)
@@ -121,14 +120,14 @@ def parse(raw: Optional[Mapping[str, Any]], uri: str = "") -> Optional[Cluster]:
         raise BadInput(f"disagg_cluster: found {raw!r}, needed a map with cluster_uri")
     said: List[str] = []
     given = {SPELLINGS.get(k, k): v for k, v in (raw or {}).items() if v is not None}
-    minimal = _known(given.pop("minimal_instances", {}), "disagg_cluster.minimal_instances", tuple(SECTIONS.values()), said)
+    minimal = _known(given.pop("minimal_instances", {}), "disagg_cluster.minimal_instances", tuple(SECTION.values()), said)
     known = ("cluster_uri", "cluster_name", "heartbeat_interval_sec", "inactive_timeout_sec")
     values = _known(given, "disagg_cluster", known, said)
     cluster = Cluster(
         uri=uri or str(values.get("cluster_uri", "")),
         name=str(values.get("cluster_name", "")),
-        minimal_context=int(_number(minimal, SECTIONS[CONTEXT], 1, said)),
-        minimal_generation=int(_number(minimal, SECTIONS[GENERATION], 1, said)),
+        minimal_context=int(_number(minimal, SECTION[CONTEXT], 1, said)),
+        minimal_generation=int(_number(minimal, SECTION[GENERATION], 1, said)),
         heartbeat_s=_number(values, "heartbeat_interval_sec", 5, said),
         inactive_s=_number(values, "inactive_timeout_sec", 10, said),
     )

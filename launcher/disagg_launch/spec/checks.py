@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Callable, Iterator
 
-from disagg_launch.plan import CONTEXT, GENERATION, PREFIX
+from disagg_launch.plan import PREFIX, SECTION
 from disagg_launch.spec.complaint import WARNING, Complaint, Path, did_you_mean, found, listed, near
 from disagg_launch.spec.inherit import SECTIONS, own_keys
 from disagg_launch.spec.maps import Cluster
@@ -28,7 +28,7 @@ def is_external(source: Source) -> bool:
 
 def sections(topology: Topology) -> tuple[tuple[str, str, Section], ...]:
     """(key, role, section), context first."""
-    return (("context_servers", CONTEXT, topology.context_servers), ("generation_servers", GENERATION, topology.generation_servers))
+    return tuple((key, role, getattr(topology, key)) for role, key in SECTION.items())
 
 
 def check(topology: Topology, source: Source) -> list[Complaint]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from disagg_launch.plan import SECTION
 from disagg_launch.spec.complaint import Complaint, found
 from disagg_launch.spec.model import Topology
 from disagg_launch.spec.source import Source
 
-SECTIONS = ("context_servers", "generation_servers")
+SECTIONS = tuple(SECTION.values())
 
 
 def own_keys(values: dict[Any, Any]) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any, Optional, Union
 
 import yaml
 
+from disagg_launch.plan import SECTION
 from disagg_launch.spec.complaint import ERROR, Complaint, Path, dotted
 
 MOST_CHARACTERS, MOST_VALUES, MOST_DIGITS, DEEPEST = 1 << 18, 100_000, 100, 40
@@ -21,7 +22,7 @@ MERGE = PREFIX + "merge"
 # by escapes in quotes a text can hold a NUL, or half of a pair that stands for one character
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 Position = tuple[int, int]
-SECTIONS: tuple[Path, ...] = (("context_servers",), ("generation_servers",))
+SECTIONS: tuple[Path, ...] = tuple((key,) for key in SECTION.values())
 _Pair = tuple[yaml.Node, yaml.Node]
 
 

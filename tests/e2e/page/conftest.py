@@ -12,7 +12,8 @@ import pytest
 from browser import chromium, complaints
 from crowd import crowd
 from deployment import Deployment
-from page_ports import free_ports, until_listening
+from free_ports import free_ports
+from listening import until_listening
 from selenium import webdriver
 
 CLI = [sys.executable, "-m", "disagg_launch"]

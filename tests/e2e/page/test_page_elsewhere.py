@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from browser import Page, prefer
 from deployment import Deployment
-from page_ports import free_ports, until_listening
+from free_ports import free_ports
+from listening import until_listening
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from free_ports import free_ports
 from watched import CLI, Watched
 
 SPEC = """\
@@ -23,18 +22,6 @@ cluster: {{nodes: 1, gpus_per_node: 8, base_port: {base}}}
 restart: {{on_failure: restart, backoff_s: 0.1, grace_s: 5}}
 readiness: {{limit_s: 200}}
 """
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on, below those that the kernel gives to clients."""
-    while True:
-        base = random.randrange(10_000, 30_000)
-        try:
-            for one in [socket.create_server(("127.0.0.1", base + n)) for n in range(count)]:
-                one.close()
-        except OSError:
-            continue
-        return base
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
+from disagg_launch.place.planner import EPHEMERAL
 from disagg_launch.spec.complaint import Path
 
-EPHEMERAL = range(32_768, 61_000)
 LOOPBACK = re.compile(r"^(localhost|127\.[0-9.]+|::1|\[::1\])$")
 PLACEHOLDER = re.compile(r"^<[\w .:-]+>$")
 TASKS = re.compile(r"^(?:-n|-np|--ntasks|--np)(?:[= ]?)(\d+)?$")
