@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 INTERRUPTED = 128 + signal.SIGINT
-EPILOG = "Exit codes: 0 done, 2 bad use or bad file, 3 does not fit, 4 backend missing or refused, 5 not ready in time, 6 a worker died, 130/143 signals."  # noqa: E501
+EPILOG = "Exit codes: 0 done, 1 a rehearsal did not go as expected, 2 bad use or bad file, 3 does not fit, 4 backend missing or refused, 5 not ready in time, 6 a worker died, 130/143 signals."  # noqa: E501
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 | code | class | meaning |
 |---|---|---|
 | 0 | - | done |
+| 1 | DisaggError | a rehearsal did not go as its scenario expects |
 | 2 | BadInput | bad use or a bad file |
 | 3 | DoesNotFit | the instances do not fit the nodes |
 | 4 | BackendRefused | the backend is missing or refused (also: the engine is missing on the node) |

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
+from disagg_launch import backends
 from disagg_launch.errors import BackendRefused, BadInput, NotReady, WorkerDied
 from disagg_launch.plan import PREFIX
 
@@ -45,7 +46,7 @@ run_argument = click.argument("run", type=run_folder, default=LATEST)
 run_option = click.option("--run", type=folder_type, help="The run folder. [default: runs/NAME, counted up]")
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["local", "mpirun", "slurm"]),
+    type=click.Choice(backends.BACKENDS),
     help="Who starts the steps. [default: slurm if the file has a map `slurm`, else local]",
 )
 
@@ -74,8 +75,6 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
 
     With `-- COMMAND ...` the command runs once the router is open (DISAGG_URL names it), then everything is stopped; its exit code is ours.
     """
-    from disagg_launch import backends
-
     if command and not shutil.which(command[0]):
         raise BackendRefused(f"{command[0]}: found no such program; give the path of one after --")
     topology, chosen, files = rendered(spec, backend)

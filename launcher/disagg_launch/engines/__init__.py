@@ -13,14 +13,17 @@ An engine module offers, all pure:
 
 An engine that brings a front door offers `router(spec, plan) -> (launch.Router, files)` too; `spec.router.name` asks for it.
 
-To add an engine: write the module, name it in ENGINES.
+To add an engine: write the module, and name it in spec.maps.EngineName. Where its starts are long, startup.START_S says so; where a router
+speaks its dialect, lint.rules.running.SPEAKS does. Its page is in docs/engines/.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Optional, Protocol, cast
+from typing import TYPE_CHECKING, Optional, Protocol, cast, get_args
+
+from disagg_launch.spec.maps import EngineName
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from disagg_launch.plan import Instance, Plan
     from disagg_launch.spec import Complaint, Spec
 
-ENGINES = ("reference", "trtllm", "vllm", "sglang", "command")
+ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 class Engine(Protocol):
