@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 
 from disagg_launch import engines
 from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
-from disagg_launch.engines.command import parse
+from disagg_launch.engines.command import parsed
 from disagg_launch.engines.servers import front_port, servers
-from disagg_launch.errors import BadInput
 from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Router, Text
 from disagg_launch.plan import SECTION, Plan
@@ -86,8 +85,6 @@ def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, 
 
 
 def _command(spec: Spec, plan: Plan) -> Router:
-    if not spec.router.command:
-        raise BadInput("router.command: nothing found; the router `command` needs the words of a command line there")
-    known = {"router", *(i.name for i in plan.instances)}
-    argv = tuple(parse(word, known, "router.command", default="router") for word in spec.router.command)
+    # that there is a command was checked when the file was read
+    argv = parsed(spec, ("router", "command"), spec.router.command or (), plan, default="router")
     return Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")

@@ -83,7 +83,8 @@ def render(spec: Spec, plan: Plan, workers: tuple[Worker, ...], python: str) -> 
         return (), ()
     hosts = spec.mpi.hosts or (HERE,) * plan.node_count
     if len(hosts) < plan.node_count:
-        raise BadInput(f"mpi.hosts: {len(hosts)} hosts found, {plan.node_count} needed, one for each node of the plan")
+        text = f"found {len(hosts)} hosts; needed: {plan.node_count}, one for each node of the plan"
+        raise BadInput(str(spec.source.complaint(("mpi", "hosts"), text, key=True)))
     backends.check_apart(spec, plan, workers, hosts)
     step, flavor = step_of_world(plan), FLAVORS[spec.mpi.flavor]
     script = f"steps/{step.name}.sh"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from disagg_launch.errors import BadInput
 from disagg_launch.launch import RANK, WHATS, Ref, Text, Worker
-from disagg_launch.plan import Instance, Plan
+from disagg_launch.plan import SECTION, Instance, Plan
+from disagg_launch.spec.complaint import Path
 
 if TYPE_CHECKING:
     from disagg_launch.files import File
@@ -24,17 +25,13 @@ NAME = "command"
 WIRE = "trtllm"
 JOINS = ""
 KNOWN_KEYS = None
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
-    """The section's `command`, once per rank. BadInput for a missing command or an unknown name in braces."""
-    section = spec.section(instance.role)
-    words = section.command or spec.engine.command
-    if not words:
-        raise BadInput("engine.command: nothing found; the engine `command` needs the words of a command line there or in each section")
-    known = {"router", *(i.name for i in plan.instances)}
-    given = {"model": section.model or spec.model or ""}
-    argv = tuple(parse(word, known, "command", given) for word in words)
+    """The section's `command`, once per rank. BadInput for an unknown name in braces."""
+    path, words = _command(spec, instance.role)
+    argv = parsed(spec, path, words, plan, _given(spec, instance.role))
     return Worker(instance=instance.name, argv=argv, tasks=spec.engine.tasks or RANK, gpus=False)
 
 
@@ -48,9 +45,42 @@ def prepare(spec: Spec) -> tuple[File, ...]:
     return ()
 
 
-def check(spec: Spec, plan: Plan) -> tuple[Complaint, ...]:
-    """Nothing beyond what lint says."""
-    return ()
+def check(spec: Spec, plan: Plan) -> Iterator[Complaint]:
+    """Words that cannot be filled in."""
+    for role in dict.fromkeys(one.role for one in plan.instances):
+        path, words = _command(spec, role)
+        for i, word in enumerate(words):
+            try:
+                parse(word, _names(plan), _given(spec, role))
+            except BadInput as wrong:
+                yield spec.source.complaint((*path, i), str(wrong))
+
+
+def _command(spec: Spec, role: str) -> tuple[Path, tuple[str, ...]]:
+    """Where the words of a role's workers stand in the file, and the words."""
+    own = spec.section(role).command
+    return ((SECTION[role], "command"), own) if own else (("engine", "command"), spec.engine.command or ())
+
+
+def _given(spec: Spec, role: str) -> dict[str, str]:
+    return {"model": spec.section(role).model or spec.model or ""}
+
+
+def _names(plan: Plan) -> set[str]:
+    return {"router", *(one.name for one in plan.instances)}
+
+
+def parsed(
+    spec: Spec, path: Path, words: Sequence[str], plan: Plan, given: Mapping[str, str] = NOTHING, default: str = ""
+) -> tuple[Text, ...]:
+    """Each word as by `parse`. BadInput at the word's place in the file."""
+    out = []
+    for i, word in enumerate(words):
+        try:
+            out.append(parse(word, _names(plan), given, default))
+        except BadInput as wrong:
+            raise BadInput(str(spec.source.complaint((*path, i), str(wrong)))) from None
+    return tuple(out)
 
 
 def plain(word: str) -> str:
@@ -58,16 +88,16 @@ def plain(word: str) -> str:
     return word.replace("{", "{{").replace("}", "}}")
 
 
-def parse(word: str, known: set[str], where: str, given: Mapping[str, str] = MappingProxyType({}), default: str = "") -> Text:
+def parse(word: str, known: set[str], given: Mapping[str, str] = NOTHING, default: str = "") -> Text:
     """The word with each `{what}` or `{instance.what}` as a Ref and each name in `given` as its value.
 
-    A bare `{what}` is of instance `default`: "" is the reader's own. BadInput, beginning with `where`, if a name is unknown.
+    A bare `{what}` is of instance `default`: "" is the reader's own. BadInput if a name is unknown.
     """
     parts: list[str | Ref] = []
     try:
         pieces = list(string.Formatter().parse(word))
     except ValueError as error:
-        raise BadInput(f"{where}: {word!r}: {error}; write {{{{ and }}}} for braces") from None
+        raise BadInput(f"found {word!r}: {error}; write {{{{ and }}}} for braces") from None
     for literal, name, spec, conversion in pieces:
         if literal:
             parts.append(literal)
@@ -80,9 +110,8 @@ def parse(word: str, known: set[str], where: str, given: Mapping[str, str] = Map
         if spec or conversion or what not in WHATS or (of and of not in known):
             nearest = difflib.get_close_matches(name, [*given, *WHATS, *(f"{k}.url" for k in known)], 1)
             meant = f"; did you mean {{{nearest[0]}}}?" if nearest else ""
-            raise BadInput(
-                f"{where}: {word!r} asks for {{{name}}}; known are {', '.join([*given, *WHATS])}, alone or after an instance's name{meant}"
-            )
+            every = ", ".join([*given, *WHATS])
+            raise BadInput(f"found {word!r}, which asks for {{{name}}}; allowed: {every}, alone or after an instance's name{meant}")
         parts.append(Ref(what, of or default))
     if all(isinstance(p, str) for p in parts):
         return "".join(str(p) for p in parts)

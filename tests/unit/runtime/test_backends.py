@@ -13,7 +13,8 @@ from disagg_launch.backends.mpirun import FLAVORS, host_lines
 from disagg_launch.errors import BadInput
 from disagg_launch.launch import Worker
 from disagg_launch.plan import CONTEXT, GENERATION, Instance, Plan, Rank
-from disagg_launch.spec.model import Mpi
+from disagg_launch.spec.maps import Mpi
+from disagg_launch.spec.source import Source
 
 
 def layout():
@@ -29,7 +30,7 @@ def layout():
 
 
 def render(backend, python="python3", in_process="", **mpi):
-    spec = types.SimpleNamespace(mpi=Mpi(**mpi))
+    spec = types.SimpleNamespace(mpi=Mpi(**mpi), source=Source("t.yaml"))
     workers = tuple(Worker(i.name, ("python3", "-m", "engine"), gpus=False, in_process=in_process) for i in layout().instances)
     starts, files = backends.load(backend).render(spec, layout(), workers, python)
     return starts, {one.path: one.text for one in files}
@@ -59,7 +60,7 @@ def test_one_mpirun_names_a_host_for_every_rank():
 
 
 def test_too_few_hosts_are_refused():
-    with pytest.raises(BadInput, match="1 hosts found, 2 needed"):
+    with pytest.raises(BadInput, match=r"mpi.hosts: found 1 hosts; needed: 2"):
         render("mpirun", hosts=("n0",))
 
 
