@@ -47,13 +47,14 @@ def test_what_cannot_be_filled_in_is_told_at_its_place_before_anything_is_render
     topology = spec.loads(TOPOLOGY, "t.yaml")
     plan = place.place(topology)
     found = [str(one) for one in engines.check(topology, plan)]
-    assert [line.partition(": found")[0] for line in found] == ["t.yaml:3:42: engine.command[1]", "t.yaml:2:57: generation_servers.command[1]"]
+    places = ["t.yaml:3:42: engine.command[1]", "t.yaml:2:57: generation_servers.command[1]"]
+    assert [line.partition(": found")[0] for line in found] == places
     with pytest.raises(BadInput, match=r"^t.yaml:3:42: engine.command\[1\]: found '{prot}'"):
         render.render(topology, plan, "local", "python3")
 
 
 def test_a_front_doors_words_are_told_at_their_place() -> None:
-    text = TOPOLOGY.replace("{prot}", "{port}").replace("{gen9.url}", "{ctx0.url}") + 'router: {name: command, command: [door, "{where}"]}\n'
-    topology = spec.loads(text, "t.yaml")
+    right = TOPOLOGY.replace("{prot}", "{port}").replace("{gen9.url}", "{ctx0.url}")
+    topology = spec.loads(right + 'router: {name: command, command: [door, "{where}"]}\n', "t.yaml")
     with pytest.raises(BadInput, match=r"^t.yaml:4:41: router.command\[1\]: found '{where}'"):
         render.render(topology, place.place(topology), "local", "python3")
