@@ -21,8 +21,8 @@ from disagg_launch.runtime.supervise import Child, Nursery
 from disagg_launch.runtime.tasks import tasks_of
 
 ROUTER = "router"
-GONE_S = 0.7
-"""How long after a rank's end its step may take to end too and tell the exit code."""
+GONE_S = 2.0
+"""How long after a rank's end its step may take to end too and tell the exit code: srun says a second later what a task was killed by."""
 
 
 class Fleet:
