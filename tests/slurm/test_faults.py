@@ -19,7 +19,7 @@ from last_requests import PROMPT
 from slurm_deployments import SERVE, Deployment, engines, topology
 from slurm_hosts import Cluster, wait_for
 
-from disagg_launch.rehearse.worker import expected
+from disagg_launch.rehearse.tokens import expected
 
 ROOT = Path(__file__).parents[2]
 # the rehearsal's workers: a token is some sleep and no work
