@@ -21,7 +21,6 @@ from slurm_hosts import Cluster, wait_for
 
 from disagg_launch.rehearse.tokens import expected
 
-ROOT = Path(__file__).parents[2]
 # the rehearsal's workers: a token is some sleep and no work
 TOKEN_S, DRAIN_S = 0.25, 20
 SHORT, FITS, TOO_LONG = (4, -4), (30, -30), (2000, -2000)
@@ -56,7 +55,7 @@ def limited(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     own.up(2)
     calm = {"load_s": 0, "faults": []}
     (folder / "script.json").write_text(json.dumps({"token_s": TOKEN_S, "instances": {"ctx0": calm, "gen0": calm}}))
-    worker = ["python3", "-I", "-S", str(ROOT / "launcher/disagg_launch/rehearse/worker.py"), str(folder / "script.json")]
+    worker = [sys.executable, "-m", "disagg_launch.rehearse.worker", str(folder / "script.json")]
     serve = {"num_instances": 1, "command": [*worker, "--host", "{host}", "--port", "{port}"]}
     spec = engines(context_servers=serve, generation_servers=serve, slurm={"time": "3", "signal_s": 60, "drain_s": DRAIN_S})
     spec.update(engine={"name": "command", "python": sys.executable}, model="rehearsal", restart={"grace_s": 5})
