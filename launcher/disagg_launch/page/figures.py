@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def figures(metrics: Metrics, workers: Iterable[Worker]) -> Figures:
-    """All of this router process's figures now, under the names that its /metrics has."""
+    """All of this router process's figures now, under the names that `watch.figures.read` gives those of its /metrics."""
     metrics.fold()
     values: dict[str, float] = dict(metrics.counted)
-    values |= {"requests_in_flight": metrics.in_flight, "requests_queued": metrics.queued(), "generated_tokens_total": metrics.tokens}
-    values["retries_total"] = sum(metrics.retries.values())
+    values |= {"requests_in_flight": metrics.in_flight, "requests_queued": metrics.queued(), "generated_tokens": metrics.tokens}
+    values["retries"] = sum(metrics.retries.values())
     if metrics.first_token_at:
         values["first_token_time_seconds"] = metrics.first_token_at
     of = {"ttft_s": metrics.ttft, "inter_token_s": metrics.inter_token, "kv_hand_over_s": metrics.hand_over, "queue_s": metrics.queue}

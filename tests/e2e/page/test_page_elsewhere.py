@@ -46,6 +46,16 @@ def test_500_instances_are_no_more_work_than_a_screen(browser: webdriver.Chrome,
     page.until(lambda: page.run("return performance.now()") > kept + 2500, "two more looks")
     assert page.run("return window.cell === document.querySelector('#map-grid .cell')"), "what has not changed is not made again"
     assert page.violations(axe) == []
+    page.browser.set_window_size(500, 900)  # as narrow as it gets
+    page.until(lambda: page.run("return document.documentElement.scrollWidth <= innerWidth"), "a page as wide as its window")
+    page.until(lambda: page.run(APART), "doors and fields of the flow beside each other")
+
+
+# whether no two parts of the picture of the flow lie over each other
+APART = """
+    const boxes = [...document.querySelectorAll("#flow-picture .door, #flow-picture .pit")].map(one => one.getBoundingClientRect());
+    boxes.sort((a, b) => a.left - b.left);
+    return boxes.length === 4 && boxes.every((one, i) => i === 0 || boxes[i - 1].right <= one.left);"""
 
 
 def test_from_elsewhere_looking_takes_a_token(browser: webdriver.Chrome, tmp_path: Path, axe: str) -> None:

@@ -60,11 +60,12 @@ function draw(width, ctx, gen) {
   const narrow = width < 760;
   const wide = Math.min(BOX.wide, (width - 40) / 4.6);
   const x = { in: wide * 0.42, ctx: width * (narrow ? 0.36 : 0.37), gen: width * (narrow ? 0.68 : 0.67), out: width - wide * 0.42 };
-  const high = HEAD + Math.max(height(ctx), height(gen), 96) + 6;
+  const room = x.gen - x.ctx - 12; // for what stands at either
+  const high = HEAD + Math.max(height(ctx, room), height(gen, room), 96) + 6;
   const middle = HEAD + (high - HEAD) / 2;
   const svg = s("svg", { viewBox: `0 0 ${width} ${high}`, height: high, role: "img" });
   const layers = { links: s("g"), boxes: s("g"), dots: s("g") };
-  const out = { svg, marks: new Map(), links: [], dots: layers.dots, ends: new Map(), x, middle, wide };
+  const out = { svg, marks: new Map(), links: [], dots: layers.dots, ends: new Map(), x, middle, wide, room };
   [x.in, x.ctx, x.gen, x.out].forEach((at, i) => {
     svg.append(s("text", { class: "step", x: at, y: 16, "text-anchor": "middle" }, STEPS[i][0]));
     if (!narrow) svg.append(s("text", { class: "says", x: at, y: 34, "text-anchor": "middle" }, STEPS[i][1]));
@@ -77,7 +78,7 @@ function draw(width, ctx, gen) {
   return out;
 }
 
-const height = (ones) => (ones.length > FEW ? grains(ones).high : ones.length * (BOX.high + BOX.gap) - BOX.gap);
+const height = (ones, room) => (ones.length > FEW ? grains(ones, room).high : ones.length * (BOX.high + BOX.gap) - BOX.gap);
 
 function door(layer, x, y, wide, word) {
   layer.append(s("rect", { class: "door", x: x - wide / 2, y: y - 26, width: wide, height: 52, rx: 26 }));
@@ -86,7 +87,7 @@ function door(layer, x, y, wide, word) {
 
 /** One box for each instance, with its name, what it does now, and how busy it is. */
 function boxes(out, layer, ones, x, middle) {
-  const top = middle - height(ones) / 2;
+  const top = middle - height(ones, out.room) / 2;
   ones.forEach((one, i) => {
     const y = top + i * (BOX.high + BOX.gap);
     const left = x - out.wide / 2;
@@ -108,19 +109,19 @@ function boxes(out, layer, ones, x, middle) {
   });
 }
 
-function grains(ones) {
-  const across = Math.min(26, Math.ceil(Math.sqrt(ones.length * 1.6)));
-  const size = ones.length > 120 ? 9 : 14;
+function grains(ones, room) {
+  const size = room < 180 ? 6 : ones.length > 120 ? 9 : 14;
+  const across = Math.min(26, Math.ceil(Math.sqrt(ones.length * 1.6)), Math.floor((room - 14) / size));
   return { across, size, high: Math.ceil(ones.length / across) * size + 46 };
 }
 
 /** Many instances as a field, each a grain that is brighter when it is busy. */
 function field(out, layer, ones, x, middle) {
-  const { across, size, high } = grains(ones);
+  const { across, size, high } = grains(ones, out.room);
   const left = x - (across * size) / 2;
   const top = middle - high / 2;
   const words = s("text", { class: "now", x, y: top + high - 12, "text-anchor": "middle" });
-  const half = Math.max((across * size) / 2 + 14, 104); // there is room for the words
+  const half = Math.min(out.room / 2, Math.max((across * size) / 2 + 14, 104)); // there is room for the words
   layer.append(s("rect", { class: "pit", x: x - half, y: top, width: 2 * half, height: high, rx: 14 }), words);
   ones.forEach((one, i) => {
     const at = { x: left + (i % across) * size + 1, y: top + 14 + Math.floor(i / across) * size };
@@ -133,7 +134,7 @@ function field(out, layer, ones, x, middle) {
       if (i) return;
       const ready = ones.filter((each) => model.byName.get(each.name)?.key === "ready").length;
       const active = ones.reduce((total, each) => total + (model.byName.get(each.name)?.active ?? 0), 0);
-      put(words, `${ready} of ${ones.length} ready, ${many(active, "request")}`);
+      put(words, half < 104 ? `${ready} of ${ones.length}` : `${ready} of ${ones.length} ready, ${many(active, "request")}`);
     });
   });
 }
