@@ -1,4 +1,4 @@
-"""Counters and histograms under upstream's names, and their Prometheus text. Plain attributes: counting must cost next to nothing."""
+"""Counters and histograms under upstream's names (and `_total`), and their Prometheus text. Plain attributes: counting must cost little."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ _COUNTERS = {
     "broken_streams": "streams that ended in an error event",
     "shed_requests": "requests answered 429 or 503 because of load",
 }
+_BY_ROLE = (
+    ("total", "requests", "requests given to {role} workers"),
+    ("error", "errors", "those that failed there"),
+    ("retry", "retries", "those that came from another worker"),
+    ("completed", "completed", "those that were answered"),
+)
 _WORKER = (
-    ("active_requests", "gauge", "active"),
-    ("requests_total", "counter", "requests"),
-    ("errors_total", "counter", "errors"),
+    ("active_requests", "gauge", "active", "requests at the worker now"),
+    ("requests_total", "counter", "requests", "requests given to the worker"),
+    ("errors_total", "counter", "errors", "those that failed there"),
 )
 
 
@@ -105,7 +111,7 @@ class Metrics:
 
     def _own(self) -> Iterator[str]:
         for name, text in _COUNTERS.items():
-            yield f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {self.counted[name]}"
+            yield f"# HELP {name}_total {text}\n# TYPE {name}_total counter\n{name}_total {self.counted[name]}"
         yield from self.queue.lines("queue_latency_seconds", "waiting for a worker")
         yield from self.ttft.lines("first_token_latency_seconds", "from the request to the first token sent to the client")
         yield from self.inter_token.lines("inter_token_latency_seconds", "between two pieces of a stream")
@@ -126,20 +132,21 @@ class Metrics:
     def _by_role(self, workers: list[Worker]) -> Iterator[str]:
         for role, prefix in PREFIX.items():
             mine = [w for w in workers if w.role == role]
-            for name, attribute in (("total", "requests"), ("error", "errors"), ("retry", "retries"), ("completed", "completed")):
-                yield f"# TYPE {prefix}_{name}_requests counter"
-                yield f"{prefix}_{name}_requests {sum(getattr(w, attribute) for w in mine)}"
+            for name, attribute, text in _BY_ROLE:
+                whole = f"{prefix}_{name}_requests_total"
+                yield f"# HELP {whole} {text.format(role=role)}\n# TYPE {whole} counter"
+                yield f"{whole} {sum(getattr(w, attribute) for w in mine)}"
             yield from self.turn[role].lines(f"{prefix}_queue_latency_seconds", f"waiting for a {role} worker")
             yield from self.first_token[role].lines(f"{prefix}_first_token_latency_seconds", f"of {role} workers")
             # upstream's name; a context worker makes one token only
             per_token = self.inter_token if role == GENERATION else Histogram(SHORT)
             yield from per_token.lines(f"{prefix}_per_token_latency_seconds", f"between two pieces of a stream of {role} workers")
             yield from self.complete[role].lines(f"{prefix}_complete_latency_seconds", f"of {role} workers")
-        yield "# TYPE worker_state gauge"
+        yield "# HELP worker_state 1 for the state the worker is in\n# TYPE worker_state gauge"
         for worker in workers:
             label = f'role="{worker.role}",worker="{worker.url}"'
             for state in State:
                 yield f'worker_state{{{label},state="{state.value}"}} {int(worker.state is state)}'
-        for name, kind, attribute in _WORKER:
-            yield f"# TYPE worker_{name} {kind}"
+        for name, kind, attribute, text in _WORKER:
+            yield f"# HELP worker_{name} {text}\n# TYPE worker_{name} {kind}"
             yield from (f'worker_{name}{{role="{w.role}",worker="{w.url}"}} {getattr(w, attribute)}' for w in workers)

@@ -97,7 +97,7 @@ def withdraw(run: str) -> None:
 
 def page(status: Mapping[str, Any], counts: Counts, began_at: float, ready_s: float) -> str:
     """The page: from state/status.json's value, what happened so far, and when. `ready_s` is 0 before the router is open."""
-    return "\n".join((*_deployment(status, began_at, ready_s), *_instances(status), *_counted(counts))) + "\n"
+    return "\n".join((*_deployment(status, began_at, ready_s), *_instances(status), *_counted(status, counts))) + "\n"
 
 
 def _deployment(status: Mapping[str, Any], began_at: float, ready_s: float) -> Iterator[str]:
@@ -125,10 +125,12 @@ def _instances(status: Mapping[str, Any]) -> Iterator[str]:
     yield from _metric("ranks", "gauge", "ranks that have reported, and those that have not", [({"state": s}, ranks[s]) for s in REPORTED])
 
 
-def _counted(counts: Counts) -> Iterator[str]:
+def _counted(status: Mapping[str, Any], counts: Counts) -> Iterator[str]:
+    """Also what has not happened yet, as 0: Prometheus cannot see a counter grow that begins with 1."""
+    may = {"ended": (*(one["name"] for one in status["instances"]), "router"), "verdict": ("failed", "stopped"), "proof": ("True", "False")}
     for event, name, label, text in COUNTED:
-        samples = [({label: what}, count) for (kind, what), count in sorted(counts.items()) if kind == event]
-        yield from _metric(name, "counter", text, samples)
+        found = {**dict.fromkeys(may[event], 0), **{what: count for (kind, what), count in counts.items() if kind == event}}
+        yield from _metric(name, "counter", text, [({label: what}, count) for what, count in sorted(found.items())])
 
 
 def _metric(name: str, kind: str, text: str, samples: Iterable[Tuple[Mapping[str, str], float]]) -> Iterator[str]:

@@ -146,7 +146,7 @@ def test_pages(play: Any) -> None:
             assert (await c.get("/nothing")).status == 404 and (await c.post("/version", {})).status == 405
             await c.complete("hello")
             page = (await c.get("/metrics")).body.decode()
-            assert "\ntotal_requests 1\n" in page and "\nctx_completed_requests 1\n" in page and 'state="ready"} 1' in page
+            assert "\ntotal_requests_total 1\n" in page and "\nctx_completed_requests_total 1\n" in page and 'state="ready"} 1' in page
             for line in page.splitlines():
                 assert line.startswith("#") or float(line.rsplit(" ", 1)[1]) >= 0
 
@@ -289,9 +289,9 @@ def test_a_worker_s_word_on_an_unknown_field_is_the_client_s(play: Any) -> None:
 
 
 UPSTREAM_NAMES = (
-    *("total_requests", "stream_requests", "nonstream_requests", "validation_exceptions", "http_exceptions", "internal_errors"),
-    *("total_responses", "queue_latency_seconds_bucket"),
-    *(f"{role}_{name}_requests" for role in ("ctx", "gen") for name in ("total", "error", "retry", "completed")),
+    *("total_requests_total", "stream_requests_total", "nonstream_requests_total", "validation_exceptions_total"),
+    *("http_exceptions_total", "internal_errors_total", "total_responses_total", "queue_latency_seconds_bucket"),
+    *(f"{role}_{name}_requests_total" for role in ("ctx", "gen") for name in ("total", "error", "retry", "completed")),
     *(f"{role}_{name}_latency_seconds_sum" for role in ("ctx", "gen") for name in ("first_token", "complete", "per_token")),
 )
 

@@ -51,6 +51,12 @@ def test_what_happened_is_counted_by_what_it_is_about():
     assert (read["disagg_proofs_total", (("ok", "True"),)], read["disagg_proofs_total", (("ok", "False"),)]) == (4, 1)
 
 
+def test_what_has_not_happened_is_0_so_that_the_first_time_is_seen_to_be_one_more():
+    read = samples(exposition.page(status(row("ctx0")), {}, 100.0, 0.0))
+    assert read["disagg_ends_total", (("instance_name", "ctx0"),)] == read["disagg_ends_total", (("instance_name", "router"),)] == 0
+    assert read["disagg_verdicts_total", (("state", "failed"),)] == read["disagg_proofs_total", (("ok", "False"),)] == 0
+
+
 def test_ready_time_is_there_once_it_is_known():
     before = samples(exposition.page(status(state="starting"), {}, 100.0, 0.0))
     after = samples(exposition.page(status(), {}, 100.5, 3.25))
