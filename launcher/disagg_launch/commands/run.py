@@ -129,13 +129,15 @@ def _status(run: pathlib.Path) -> dict[str, Any]:
 
 
 def _status_lines(found: dict[str, Any]) -> list[str]:
+    from disagg_launch.place.numbers import counted
+
     if "instances" not in found:
         return [found["job"]]
     lines = [found["job"]] if found.get("job") else []
     lines += [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
     over = found["state"] in ("stopped", "failed")
     for one in [*found["instances"], found["router"]]:
-        restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
+        restarts = f", {counted(one['restarts'], 'restart')}" if one["restarts"] else ""
         stage = one["ended"] or ("stopped" if over or one["name"] in found.get("resting", ()) else one["stage"])
         lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {'' if over else one['detail']}".rstrip())
     for job in (one for one in found.get("further", ()) if one["state"] != "stopped"):

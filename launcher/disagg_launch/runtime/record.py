@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTup
 
 from disagg_launch.errors import WorkerDied
 from disagg_launch.plan import Instance, Plan
-from disagg_launch.runtime import phases, readiness
+from disagg_launch.runtime import logbook, phases, readiness
 from disagg_launch.runtime.phases import Phase
 from disagg_launch.runtime.probe import Seen
 from disagg_launch.runtime.progress import Progress
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 40
 SHOWN_LINES = 12
+LONGEST_SHOWN = 1000
+"""Engines print their whole configuration in a line; the log has all of it."""
 # the header of a life in a log: what follows belongs to this start
 HEADER = "# {name} plan {digest} start {start} at {time}"
 
@@ -129,7 +131,7 @@ class Record:
         seen = self.seen
         found = stage_of(self.started, not self.missing, seen is not None and seen.listening, self.is_up)
         if found == readiness.ROLE_TAKEN:
-            return max((self._own(rank) for rank in self.ranks), key=readiness.STAGES.index, default=found)
+            return max((self._own(rank) for rank in self.ranks), key=readiness.STAGES.index, default=readiness.STARTED)
         return found if found != readiness.HEALTHY else readiness.ROUTED if self.routed else readiness.PROVED if self.proved else found
 
     @property
@@ -185,8 +187,8 @@ class Record:
         )
 
     def last_lines(self, count: int = SHOWN_LINES) -> List[str]:
-        """Its last lines that say something, oldest first."""
-        return [line for line in self.tail if line.strip()][-count:]
+        """Its last lines that say something, oldest first: as far as one can be read, and without what would move a terminal's cursor."""
+        return [logbook.printable(line[:LONGEST_SHOWN]) for line in self.tail if line.strip()][-count:]
 
     def as_dict(self) -> Dict[str, Any]:
         """Its part of status.json."""

@@ -182,5 +182,7 @@ def _event(one: dict[str, Any], shot: Snapshot) -> str:
     who = one.get("instance") or shot["name"]
     rank = f" rank {one['rank']}" if one.get("rank") is not None and one["event"] != "ended" else ""
     kind = f"{one['event']}: " if one.get("event") in ("ended", "restart", "proof", "verdict") else ""
+    if one.get("event") == "restart" and one.get("pause_s") is not None:
+        return clean(f"{at} {one.get('t', 0):+8.1f} s  {who}: started again in {one['pause_s']:g} s")
     what = kind + str(one.get("text") or one.get("stage") or one.get("event", ""))
     return clean(f"{at} {one.get('t', 0):+8.1f} s  {who}{rank}: {what}")

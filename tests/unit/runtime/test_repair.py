@@ -64,3 +64,9 @@ def test_without_a_policy_a_death_is_the_end(one: Record, tmp_path: pathlib.Path
     lives(one, tmp_path, 1)
     verdict, begun = judged(one, Policy())
     assert verdict.exit_code == 6 and not begun
+
+
+def test_a_last_line_is_as_long_as_can_be_read_and_moves_no_cursor(one: Record) -> None:
+    one.hear(0, "\x1b[31mgone\x1b[0m\x1b[2J " + "x" * 200_000, 0.0)
+    said = one.observed().last_line
+    assert said.startswith("gone x") and len(said) <= 1000
