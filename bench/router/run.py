@@ -1,6 +1,6 @@
 """Our router beside sglang-router, vllm-router and a one-hop nginx, over the same workers, in one run.
 
-    python bench/router/run.py [--rounds 3] [--only ours,sglang-router] [--seconds 1.5] [--realtime]
+    python bench/router/run.py [--rounds 3] [--only ours,sglang-router] [--scenarios max,rate100] [--seconds 1.5] [--realtime]
 
 Builds the workers and the load in C (gcc), makes a virtual environment for each peer and fetches Debian's nginx under bench/.venvs, and
 writes bench/router/out/:
@@ -166,7 +166,7 @@ def answers() -> bool:
         return False
 
 
-def measure(router: Router | None, seconds: float, realtime: bool) -> dict[str, Any]:
+def measure(router: Router | None, scenarios: list[str], seconds: float, realtime: bool) -> dict[str, Any]:
     """One round of one router (None: straight to the generation worker)."""
     workers = [
         subprocess.Popen([OUT / "worker", str(port), role], preexec_fn=Place(1, realtime))
@@ -186,7 +186,8 @@ def measure(router: Router | None, seconds: float, realtime: bool) -> dict[str, 
                     return {"failed": (OUT / f"{router.name.split(',')[0]}.log").read_text()[-500:]}
                 time.sleep(0.01)
             result = {"ready_s": time.monotonic() - began, "rss_idle_mb": rss_mb(process.pid)}
-        for name, (arguments, fixed) in SCENARIOS.items():
+        for name in scenarios:
+            arguments, fixed = SCENARIOS[name]
             time.sleep(0.7)  # the other users of the machine must live too
             result[name] = _load(arguments, fixed or seconds, process.pid if process else 0, realtime)
         if process:
@@ -284,6 +285,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=1.5, help="of each measurement at full load")
     options.add_argument("--only", default="", help="names of routers, separated by commas")
+    options.add_argument("--scenarios", default=",".join(SCENARIOS), help="the ones to run, separated by commas")
     options.add_argument("--realtime", action="store_true")
     asked = options.parse_args()
     build()
@@ -292,8 +294,8 @@ def main() -> None:
     for number in range(asked.rounds):
         for router in [*chosen, None] if number % 2 == 0 else [None, *reversed(chosen)]:
             name = router.name if router else "direct"
-            results[name].append(measure(router, asked.seconds, asked.realtime))
-            print(f"round {number}: {name}: {results[name][-1].get('failed') or round(results[name][-1]['max']['rps'])}", flush=True)
+            results[name].append(measure(router, asked.scenarios.split(","), asked.seconds, asked.realtime))
+            print(f"round {number}: {name}: {results[name][-1].get('failed') or 'measured'}", flush=True)
     (OUT / "results.json").write_text(json.dumps(results, indent=1))
     (OUT / "table.md").write_text(table(results))
     (OUT / "plot.svg").write_text(plot(results))
