@@ -21,7 +21,7 @@ from disagg_launch.router.exchange import Refused, refusal
 from disagg_launch.router.fleet import Fleet, row
 from disagg_launch.router.keys import Keys
 from disagg_launch.router.processes import Siblings
-from disagg_launch.router.protocol import Request
+from disagg_launch.router.reply import Request
 from disagg_launch.router.splice import dumps
 from disagg_launch.router.workers import State
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from typing import Any, Awaitable, Callable
+from typing import Any, Awaitable, Callable, Coroutine
 
 from disagg_launch import __version__
 from disagg_launch.plan import CONTEXT, GENERATION
@@ -22,7 +22,7 @@ from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.perf import Perf
 from disagg_launch.router.policies import Ask
 from disagg_launch.router.processes import Siblings
-from disagg_launch.router.protocol import JSON, Reply, Request
+from disagg_launch.router.reply import JSON, Reply, Request
 from disagg_launch.router.splice import Ids, as_ids, dumps, loads
 from disagg_launch.router.trial import Trial
 
@@ -82,19 +82,23 @@ class App:
             b"/perf_metrics": self._perf_metrics,
         }
 
-    async def handle(self, request: Request, reply: Reply) -> None:
+    def handle(self, request: Request, reply: Reply) -> Coroutine[Any, Any, None]:
         """Answer one request."""
         number = next(self._numbers)
         reply.request_id = request.headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
         path = request.path.partition(b"?")[0]
+        if path in _COMPLETING and request.port != self._door.admin_port and not self._fleet.closed:
+            return self._complete(request, path, reply, number)
+        return self._other(request, path, reply)
+
+    async def _other(self, request: Request, path: bytes, reply: Reply) -> None:
+        """What is no completion, or none yet."""
         admin_port = self._door.admin_port
         mounts = self._inner if request.port == admin_port else self._outer
         try:
             if self._fleet.closed and path.startswith(b"/v1/"):
                 raise refusal(503, f"{self._fleet.lacking()}: the deployment is starting", retry_after_s=1)
-            if path in _COMPLETING and request.port != admin_port:
-                await self._complete(request, path, reply, number)
-            elif path == b"/admin/probe" and admin_port in (0, request.port):
+            if path == b"/admin/probe" and admin_port in (0, request.port):
                 self.admin.admit(request.headers.get(b"authorization", b""), request.peer)
                 await reply.whole(200, JSON, await self._trial.answer(bytes(request.body)))
             elif path.startswith(b"/admin/") and admin_port in (0, request.port):
@@ -117,7 +121,7 @@ class App:
         await page(reply)
 
     async def _complete(self, request: Request, path: bytes, reply: Reply, number: int) -> None:
-        """A completion. Refused until it has been understood; after that whatever goes wrong is told and counted here."""
+        """A completion."""
         self._metrics.count("total_requests")
         try:
             client = self._client(request)
@@ -125,20 +129,11 @@ class App:
                 raise refusal(405, f"{path.decode()} takes POST")
             exchange = self._exchange(request, path, number, reply.request_id, client)
             parts = fanout.spread(exchange)
-        except Refused:
+        except Refused as no:
             self._metrics.count("validation_exceptions")
-            raise
+            return await reply.refuse(no)
         self._metrics.count("stream_requests" if exchange.stream else "nonstream_requests")
         self._metrics.in_flight += 1
-        try:
-            await self._serve(exchange, parts, reply)
-        finally:
-            self._metrics.in_flight -= 1
-            if reply.left:
-                self._metrics.count("client_disconnects")
-            self.access.add(exchange, CLIENT_LEFT if reply.left else reply.status)
-
-    async def _serve(self, exchange: Exchange, parts: list[Exchange], reply: Reply) -> None:
         try:
             if self._discovers and not self._fleet.ready:
                 raise refusal(503, f"the cluster is not ready: {self._fleet.lacking()}", retry_after_s=1)
@@ -154,6 +149,11 @@ class App:
             await self._tell(reply, refusal(500, "internal error of the router"), "internal_errors")
         else:
             self._answered(exchange)
+        finally:
+            self._metrics.in_flight -= 1
+            if reply.left:
+                self._metrics.count("client_disconnects")
+            self.access.add(exchange, CLIENT_LEFT if reply.left else reply.status)
 
     async def _tell(self, reply: Reply, no: Refused, counter: str) -> None:
         self._metrics.count(counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Awaitable, Callable, Mapping
 from urllib.parse import unquote
 
-from disagg_launch.router.protocol import JSON, Reply, Request
+from disagg_launch.router.reply import JSON, Reply, Request
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]

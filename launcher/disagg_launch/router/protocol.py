@@ -7,112 +7,23 @@ a task to learn that the client has left. Parsing is httptools'. Limits on head,
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from http import HTTPStatus
-from typing import Any, Awaitable, Callable, ClassVar, Optional
+from typing import Any, Callable, ClassVar, Coroutine, Optional
 
 import httptools
 
+from disagg_launch.router.begun import begin
 from disagg_launch.router.config import FrontDoor
 from disagg_launch.router.exchange import Refused, refusal
+from disagg_launch.router.reply import JSON, STATUS, Reply, Request
 
-STOPPING = refusal(503, "the server has to stop now, before this answer is finished: ask again, elsewhere or later", retry_after_s=1)
 KEEP_ALIVE_S = 10.0  # as upstream's router
 LAST_CALL_S = 0.3
 MOST_PIPELINED = 8
-Headers = dict[bytes, bytes]
-Handle = Callable[["Request", "Reply"], Awaitable[None]]
+Handle = Callable[[Request, Reply], Coroutine[Any, Any, None]]
 
-JSON = b"application/json"
-_STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
-_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-request-id: "
-
-
-class Request:
-    """One request, read to its end. Names of `headers` are in lower case; `error` is why it is refused, if it is.
-
-    `peer` is the client's address, `port` the one of ours that it came to.
-    """
-
-    __slots__ = ("body", "error", "headers", "http_1_0", "keep_alive", "method", "path", "peer", "port")
-
-    def __init__(self, peer: str, port: int) -> None:
-        self.peer = peer
-        self.port = port
-        self.method = b""
-        self.path = b""
-        self.headers: Headers = {}
-        self.body: Any = b""
-        self.keep_alive = True
-        self.http_1_0 = False
-        self.error: Optional[Refused] = None
-
-
-class Reply:
-    """The answer to one request (a `Sink`). `status` is 0 until something was sent; `left` says that the client did not wait for it."""
-
-    __slots__ = ("_chunked", "_connection", "_request", "_said", "left", "request_id", "started", "status")
-
-    def __init__(self, connection: Connection, request: Request) -> None:
-        self._connection = connection
-        self._request = request
-        self._chunked = not request.http_1_0
-        self.request_id = b""
-        self._said = False  # all of it: the client has only to take it
-        self.started = False
-        self.left = False
-        self.status = 0
-
-    async def whole(self, status: int, content_type: bytes, body: bytes, retry_after_s: int = 0, headers: bytes = b"") -> None:
-        """One complete answer, in one write. `headers` are more lines of its head, each with its end."""
-        self.started = self._said = True
-        self.status = status
-        more = b"%bretry-after: %d\r\n" % (headers, retry_after_s) if retry_after_s else headers
-        if status == 401:
-            more += b"www-authenticate: Bearer\r\n"
-        if not self._request.keep_alive:
-            more += b"connection: close\r\n"
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-        text = head % (_STATUS[status], content_type, len(body), self.request_id, more)
-        await self._connection.write(text if self._request.method == b"HEAD" else text + body)
-
-    def piece(self, data: bytes) -> Optional[asyncio.Future[None]]:
-        """The next events of a stream. What comes back is done when the client can take more; None if it can now."""
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        connection = self._connection
-        connection.transport.write(data if self.started else self._begun() + data)
-        return connection.writable
-
-    def _begun(self) -> bytes:
-        """The head of a stream, which has begun with this."""
-        self.started = True
-        self.status = 200
-        if not self._chunked:
-            self._request.keep_alive = False
-        framing = b"\r\ntransfer-encoding: chunked\r\n" if self._chunked else b"\r\n"
-        close = b"" if self._request.keep_alive else b"connection: close\r\n"
-        return b"".join((_STREAM, self.request_id, framing, close, b"\r\n"))
-
-    async def end(self) -> None:
-        """The end of a stream."""
-        self._said = True
-        if self._chunked:
-            await self._connection.write(b"0\r\n\r\n")
-
-    async def refuse(self, no: Refused) -> None:
-        """An error: as an answer, or inside a stream as its last event."""
-        if not self.started:
-            await self.whole(no.status, JSON, no.body, no.retry_after_s)
-            return
-        self.piece(b"data: " + no.body + b"\n\ndata: [DONE]\n\n")
-        await self.end()
-
-    async def cut_short(self) -> None:
-        """The server can wait no longer: the client hears so and never takes a part for the whole."""
-        self._request.keep_alive = False
-        if not self._said:
-            await self.refuse(STOPPING)
+log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
@@ -126,7 +37,7 @@ class Connection(asyncio.Protocol):
         self.writable: Optional[asyncio.Future[None]] = None  # set while the client takes nothing more
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._server = server_state
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._peer, self._port = "", -1
         self._request: Optional[Request] = None  # being read
         self._waiting: deque[Request] = deque()
@@ -149,6 +60,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._server.connections.discard(self)
+        self._parser = None  # it knows this connection: a cycle would stay until the garbage collector's next tour
         self._waiting.clear()
         if self._task is not None:
             if self._reply is not None:
@@ -248,12 +160,13 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _start(self, request: Request) -> None:
-        self._reply = Reply(self, request)
-        self._task = self.loop.create_task(self._run(request, self._reply))
-        self._server.tasks.add(self._task)
+        self._reply = reply = Reply(self, request)
+        task = begin(self._run(request, reply), self.loop)
+        if task is not None:
+            self._task = task
+            self._server.tasks.add(task)
 
     async def _run(self, request: Request, reply: Reply) -> None:
-        task = self._task
         try:
             if request.error:
                 await reply.refuse(request.error)
@@ -262,14 +175,24 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             if not reply.left:
                 await reply.cut_short()
+        except Exception:
+            log.exception("%s", request.path.decode("latin-1"))
+            if reply.started:
+                self.transport.abort()
+            else:
+                await reply.refuse(refusal(500, "internal error of the router"))
         finally:
+            self._answered(request)
+
+    def _answered(self, request: Request) -> None:
+        task, self._task, self._reply = self._task, None, None
+        self._server.total_requests += 1
+        self._since = self.loop.time()
+        if not request.keep_alive or self._stopping:
+            self.transport.close()
+        if task is not None:  # it had to wait, and others may have come meanwhile
             self._server.tasks.discard(task)
-            self._server.total_requests += 1
-            self._task = self._reply = None
-            self._since = self.loop.time()
-            if not request.keep_alive or self._stopping:
-                self.transport.close()
-            elif self._waiting and not self.transport.is_closing():
+            while self._waiting and self._task is None and not self.transport.is_closing():
                 self.transport.resume_reading()
                 self._start(self._waiting.popleft())
 
@@ -284,7 +207,7 @@ class Connection(asyncio.Protocol):
         if self._task is None and not self.transport.is_closing():
             body = refusal(status, message).body
             head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(head % (_STATUS[status], JSON, len(body)) + body)
+            self.transport.write(head % (STATUS[status], JSON, len(body)) + body)
         self.transport.close()
 
     def _too_long(self) -> Refused:

@@ -20,7 +20,8 @@ from disagg_launch.router.assembly import Assembly, flow_of, renewed, unchangeab
 from disagg_launch.router.config import Config
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.processes import Siblings
-from disagg_launch.router.protocol import Connection, Reply, Request, bound
+from disagg_launch.router.protocol import Connection, bound
+from disagg_launch.router.reply import Reply, Request
 
 SWEEP_S = 1.0  # between two looks for clients that take too long; histograms are folded then too
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
@@ -58,8 +59,8 @@ class Application:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
 
-    async def _handle(self, request: Request, reply: Reply) -> None:
-        await self._now.app.handle(request, reply)
+    def _handle(self, request: Request, reply: Reply) -> Coroutine[Any, Any, None]:
+        return self._now.app.handle(request, reply)
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()

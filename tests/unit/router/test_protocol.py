@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from disagg_launch.router.config import FrontDoor
-from disagg_launch.router.protocol import Connection, Reply, Request, bound
+from disagg_launch.router.protocol import Connection, bound
+from disagg_launch.router.reply import Reply, Request
 
 POST = b"POST /v1/completions?a=b HTTP/1.1\r\nHost: x\r\nX-Thing: 1\r\ncontent-length: 11\r\n\r\nhello world"
 CHUNKED = b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
