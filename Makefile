@@ -55,7 +55,7 @@ bench-%: $(VENV)/.dev
 
 SOAK_S ?= 600
 soak: $(VENV)/.dev ## the router under two hundred streams at a time while workers are killed and stopped, for SOAK_S seconds
-	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest -q --timeout $$(( $(SOAK_S) + 300 )) tests/e2e/router/test_router_chaos.py
+	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest -q --force-reruns 0 --timeout $$(( $(SOAK_S) + 300 )) tests/e2e/router/test_router_chaos.py
 
 referees: $(VENV)/.dev ## 2,000 random layouts before Open MPI's mapper, MPICH's ranks and our own readers
 	$(BIN)/python bench/placement/referees.py

@@ -101,7 +101,9 @@ class Dispatch:
         self.queue.advance()
 
     def _pick(self, role: str, exchange: Exchange) -> Optional[Worker]:
-        rows = self.table.free(role, exchange.failed) or (self.table.free(role) if exchange.failed else ())
+        rows = self.table.free(role)
+        if exchange.failed:  # whoever failed it gets it again only if nobody else is there, and before them whoever is only doubted
+            rows = self.table.free(role, (*exchange.failed, *exchange.doubted)) or self.table.free(role, exchange.failed) or rows
         if not rows:
             return None
         worker: Worker = rows[0] if len(rows) == 1 else self._choose[role](rows, exchange.ask, self._memory[role])
@@ -123,6 +125,8 @@ class Dispatch:
         Counts the failure against its worker: once for each exchange, and not at all when the worker only said that it is busy.
         """
         worker = failure.worker
+        if worker.role == GENERATION and failure.answer and failure.answer[0] >= 500:  # perhaps the KV that it was told of is not there
+            exchange.doubted += tuple(one for one in self.table.of(CONTEXT) if one.url == exchange.ctx)
         if worker not in exchange.failed:
             exchange.failed = (*exchange.failed, worker)
             if failure.cause != "status 429":

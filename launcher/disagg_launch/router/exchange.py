@@ -18,6 +18,7 @@ class Exchange:
     """`body` is the client's JSON object; `extra` are header lines for the workers. Times are of the event loop's clock, in seconds.
 
     `only`: the worker of each role that it has to go to, whatever state that is in.
+    `failed`: workers that did not do their part; `doubted`: context workers whose KV a generation worker could not use.
     `kept` is what the client was sent by the present generation worker, `prompt_ids` the prompt as the context worker read it.
     """
 
@@ -39,6 +40,7 @@ class Exchange:
     status: int = 0
     retries: int = 0
     failed: tuple[Worker, ...] = ()
+    doubted: tuple[Worker, ...] = ()
     kept: Optional[Kept] = None
     prompt_ids: Any = None
     only: Optional[Mapping[str, Worker]] = None

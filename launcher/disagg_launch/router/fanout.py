@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any, Awaitable, Callable, Optional
+from typing import Any, Callable, Coroutine, Optional
 
 import orjson
 
@@ -12,10 +12,11 @@ from disagg_launch.router import events
 from disagg_launch.router.exchange import Exchange, Sink, refusal
 from disagg_launch.router.policies import Ask
 from disagg_launch.router.splice import Ids, dumps
+from disagg_launch.router.together import together
 
 MOST_CHOICES = 256
 
-Serve = Callable[[Exchange, Sink], Awaitable[None]]
+Serve = Callable[[Exchange, Sink], Coroutine[Any, Any, None]]
 
 
 def prompts_of(body: dict[str, Any]) -> list[Any]:
@@ -64,13 +65,7 @@ async def serve_all(serve: Serve, parts: list[Exchange], count: int, sink: Sink)
     stream = parts[0].stream
     wanted = (parts[0].body.get("stream_options") or {}).get("include_usage")
     joined = [_Part(at, sink if stream else None) for at in range(len(parts))]
-    tasks = [asyncio.ensure_future(serve(part, one)) for part, one in zip(parts, joined)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await together(map(serve, parts, joined))
     usage = _usage([one.usage for one in joined], count)
     if stream:
         last = events.event({**joined[0].head, "choices": [], "usage": usage}) if wanted else b""

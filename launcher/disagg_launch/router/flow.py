@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from typing import Optional
 
@@ -19,6 +18,7 @@ from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.relay import Relay
 from disagg_launch.router.resume import go_on
 from disagg_launch.router.splice import dumps
+from disagg_launch.router.together import together
 from disagg_launch.router.upstream import UpstreamError
 from disagg_launch.router.workers import Worker
 
@@ -35,17 +35,18 @@ class Flow:
         self._dispatch = dispatch
         self._metrics = metrics
         self._dialect = named(config.front_door.dialect)
-        self._gen_only = gen_only
-        self._at_once = self._dialect.CONCURRENT or config.schedule == "generation_first"
         self._loop = asyncio.get_running_loop()
+        self._both_hops = self._at_once if self._dialect.CONCURRENT or config.schedule == "generation_first" else self._in_turn
+        self._way = self._generation_only if gen_only else self._both_hops if config.max_local_prefill is None else self._conditional
 
     async def serve(self, exchange: Exchange, sink: Sink) -> None:
         """Answer the exchange into the sink. Refused when there is an error to tell; it is told as an event if the sink has started."""
         self._dispatch.budget.earn()
         while True:
             exchange.kept = Kept() if exchange.stream else None
+            exchange.number = number = mint()
             try:
-                return await self._once(exchange, sink)
+                return await self._way(exchange, number, sink)
             except WorkerFailed as failure:
                 if not self._dispatch.again(exchange, failure):
                     raise given_up(failure) from None
@@ -57,8 +58,8 @@ class Flow:
 
     async def through(self, exchange: Exchange, sink: Sink) -> None:
         """Answer an exchange of both hops, once, by the workers that it names. WorkerFailed or Refused."""
-        number = exchange.number = mint()
-        await (self._both if self._at_once else self._in_turn)(exchange, number, sink)
+        exchange.number = number = mint()
+        await self._both_hops(exchange, number, sink)
 
     async def _resume(self, exchange: Exchange, sink: Sink, failure: WorkerFailed) -> None:
         """Go on where the stream broke off, through a fresh prefill of prompt and answer so far."""
@@ -73,17 +74,9 @@ class Flow:
             await self.serve(rest.exchange, rest.sink)
             exchange.ctx, exchange.gen, exchange.retries = rest.exchange.ctx, rest.exchange.gen, rest.exchange.retries
 
-    async def _once(self, exchange: Exchange, sink: Sink) -> None:
-        number = exchange.number = mint()
-        if self._gen_only:
-            exchange.body = {**exchange.body, "ignore_eos": True}
-            await self._generate(exchange, self._dialect.no_prefill(), number, sink)
-        elif self._config.max_local_prefill is not None:
-            await self._conditional(exchange, number, sink, self._config.max_local_prefill)
-        elif self._at_once:
-            await self._both(exchange, number, sink)
-        else:
-            await self._in_turn(exchange, number, sink)
+    async def _generation_only(self, exchange: Exchange, number: int, sink: Sink) -> None:
+        exchange.body = {**exchange.body, "ignore_eos": True}
+        await self._generate(exchange, self._dialect.no_prefill(), number, sink)
 
     async def _in_turn(self, exchange: Exchange, number: int, sink: Sink, reserved: Optional[Worker] = None) -> None:
         worker = await self._dispatch.take(CONTEXT, exchange)
@@ -97,35 +90,29 @@ class Flow:
             exchange.number = prefill.number or number
             await self._generate(exchange, prefill, number, sink, reserved)
 
-    async def _conditional(self, exchange: Exchange, number: int, sink: Sink, most: int) -> None:
+    async def _conditional(self, exchange: Exchange, number: int, sink: Sink) -> None:
         """Without a context worker, if a generation worker has enough of the prompt cached to do the rest of it by the way."""
         reserved = await self._dispatch.take(GENERATION, exchange)
         try:
             cached = self._dispatch.cached_tokens(reserved, exchange)
-            if cached and exchange.ask.tokens - cached <= most:
+            if cached and exchange.ask.tokens - cached <= (self._config.max_local_prefill or 0):
                 await self._generate(exchange, None, number, sink, reserved)
             else:
                 await self._in_turn(exchange, number, sink, reserved)
         finally:
             self._dispatch.give_back(reserved, exchange)
 
-    async def _both(self, exchange: Exchange, number: int, sink: Sink) -> None:
+    async def _at_once(self, exchange: Exchange, number: int, sink: Sink) -> None:
         """Both hops at once: the generation worker waits for the KV by itself."""
         worker = await self._dispatch.take(CONTEXT, exchange)
         early = self._dialect.early(exchange, number, worker)
         held = Held(sink)
-        hops = [
-            asyncio.ensure_future(self._prefill(worker, exchange, number, early)),
-            asyncio.ensure_future(self._generate(exchange, early, number, held)),
-        ]
-        hops[0].add_done_callback(lambda hop: None if hop.cancelled() or hop.exception() else held.open())
-        try:
-            await asyncio.gather(*hops)
-        finally:
-            for hop in hops:
-                hop.cancel()
-            with contextlib.suppress(Exception, asyncio.CancelledError):
-                await asyncio.gather(*hops, return_exceptions=True)
+
+        async def prefill() -> None:
+            await self._prefill(worker, exchange, number, early)
+            held.open()
+
+        await together((prefill(), self._generate(exchange, early, number, held)))
 
     async def _prefill(self, worker: Worker, exchange: Exchange, number: int, early: Optional[Prefill] = None) -> Prefill:
         """What the context worker left behind; gives the worker back."""

@@ -48,10 +48,16 @@ class Relay:
                 raise
         finally:
             self._over = True
-        if self._wrong is None and (self._rest or not self._last.endswith(b"[DONE]\n\n")):
-            self._wrong = UpstreamError("truncated")
         if self._wrong is not None:
-            raise self._wrong
+            raise self._why()
+        if self._rest or not self._last.endswith(b"[DONE]\n\n"):
+            raise UpstreamError("truncated")
+
+    def _why(self) -> Exception:
+        """What went wrong, kept here no longer: once raised it knows its frames and they know this relay, with all it has kept."""
+        wrong, self._wrong = self._wrong, None
+        assert wrong is not None
+        return wrong
 
     def _feed(self, piece: bytes) -> None:
         if self._over:

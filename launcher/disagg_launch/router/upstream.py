@@ -8,6 +8,8 @@ request costs no timer of its own.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any, Callable, Optional
 
 import httptools
@@ -32,10 +34,14 @@ class UpstreamError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection. Call `ask`, then `wait`, then `pour` or `whole`, then `Pool.put`."""
+    """One keep-alive connection. Call `ask`, then await `until`, then `pour` or `whole`, then `Pool.put`.
+
+    Nothing of it may be left in a cycle, or it and all that its request has collected stay until the garbage collector's next tour:
+    the parser goes with the connection, and what went wrong is kept as words, because an exception that was raised knows its frames.
+    """
 
     __slots__ = (
-        "_done", "_error", "_feed", "_parser", "_pieces", "_raw", "_transport", "_waiter", "_want",
+        "_broken", "_done", "_feed", "_parser", "_pieces", "_raw", "_transport", "_waiter", "_want",
         "deadline", "idle_since", "on_body", "pool", "reusable", "status", "used",
     )  # fmt: skip
 
@@ -47,9 +53,9 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._feed: Optional[Callable[[bytes], None]] = None
         self.on_body = self._pieces.append  # httptools' call for a piece of body: of all calls the most frequent one
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._waiter: Optional[asyncio.Future[None]] = None
-        self._error: Optional[UpstreamError] = None
+        self._broken: Optional[tuple[str, str, bool]] = None  # why nothing more can be asked here, as UpstreamError is told
         self._reset()
         self._done = True  # until something is asked
 
@@ -69,7 +75,8 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.used += 1
         self.deadline = deadline
-        self._transport.write(request)
+        if self._broken is None:  # it may have ended since it was made; whoever waits is told
+            self._transport.write(request)
 
     async def pour(self, feed: Callable[[bytes], None]) -> None:
         """Call `feed` with each piece of the body as it comes, until its end. UpstreamError if it is cut short."""
@@ -78,7 +85,7 @@ class Connection(asyncio.Protocol):
             feed(here)
         self._feed = feed
         try:
-            await self.wait(_END)
+            await self.until(_END)
         finally:
             self._feed = None
             self.hold(False)
@@ -94,17 +101,17 @@ class Connection(asyncio.Protocol):
 
     async def whole(self) -> bytes:
         """The whole body. UpstreamError if it is cut short."""
-        await self.wait(_END)
+        await self.until(_END)
         return self.take()
 
     def abort(self, cause: str = "aborted") -> None:
         """Drop the connection; whoever waits gets UpstreamError(cause)."""
-        self._fail(UpstreamError(cause))
+        self._fail(cause)
 
     @property
     def closed(self) -> bool:
         """Whether nothing more can be asked here."""
-        return self._error is not None
+        return self._broken is not None
 
     # inside
 
@@ -123,27 +130,26 @@ class Connection(asyncio.Protocol):
         head = raw.partition(b"\r\n\r\n")[0].lower()
         return b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding:" in head
 
-    async def wait(self, want: int) -> None:
-        """Come back when there are headers (1) or the end (2). UpstreamError if it will never be."""
-        while not (self._done or (want == _HEAD and self.status)):
-            if self._error is not None:  # after what came before it has been read
-                raise self._error
-            self._want = want
-            self._waiter = waiter = self.pool.loop.create_future()
-            try:
-                await waiter
-            finally:
-                self._waiter = None
-                self._want = 0
+    def until(self, want: int) -> asyncio.Future[None]:
+        """What is done when there are headers (1) or the end (2); it raises UpstreamError if they will never come."""
+        self._waiter = waiter = self.pool.loop.create_future()
+        self._want = want
+        if self._done or (want == _HEAD and self.status) or self._broken:
+            self._wake()
+        return waiter
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.done():
+            return
+        if self._broken and not self._done and not (self._want == _HEAD and self.status):  # after what came before it has been read
+            waiter.set_exception(UpstreamError(*self._broken))
+        else:
             waiter.set_result(None)
 
-    def _fail(self, error: UpstreamError) -> None:
-        if self._error is None:
-            self._error = error
+    def _fail(self, cause: str, detail: str = "", untouched: bool = False) -> None:
+        if self._broken is None:
+            self._broken = cause, detail, untouched
         self.reusable = False
         self._wake()
         if self._transport is not None:
@@ -153,6 +159,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
+            # Nobody listens at that port of this machine, and it was the one that this end was given: TCP connects it to itself then.
+            # Ended by a reset, because otherwise the worker that comes back could not have its port for a minute.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._fail("connect", "nobody listens there")
 
     def data_received(self, data: bytes) -> None:
         self.pool.heard = True
@@ -161,22 +172,19 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as wrong:
-            self._fail(UpstreamError("garbage", str(wrong)))
+            self._fail("garbage", str(wrong))
             return
         if self._feed is not None and self._pieces:
             self._feed(self.take())  # all of one read together: under load there are many small pieces in it
         elif not self.status and len(self._raw) > MAX_HEADERS:
-            self._fail(UpstreamError("garbage", "the headers do not end"))
+            self._fail("garbage", "the headers do not end")
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
-        if self.status and not self._done and exc is None and self._error is None and not self._framed():
+        if self.status and not self._done and exc is None and self._broken is None and not self._framed():
             self._done = True  # a body without length ends with its connection
-        elif self._error is None:
-            stale = self.used > 1 and not self._raw
-            self._error = UpstreamError("reset" if exc else "closed", str(exc or "the worker closed the connection"), stale)
-        self._error = self._error or UpstreamError("closed")
-        self.reusable = False
-        self._wake()
+        untouched = self.used > 1 and not self._raw
+        self._fail("reset" if exc else "closed", str(exc or "the worker closed the connection"), untouched)
+        self._parser = None
         self.pool.lost(self)
 
     # httptools
@@ -198,7 +206,7 @@ class Connection(asyncio.Protocol):
             return
         self._done = True
         self._raw = b""
-        self.reusable = self._parser.should_keep_alive() and self._error is None
+        self.reusable = self._parser.should_keep_alive() and self._broken is None
         self._wake()
 
 
@@ -232,7 +240,7 @@ class Pool:
             self._busy.add(connection)
             try:
                 connection.ask(request, self.loop.time() + timeout_s)
-                await connection.wait(until)
+                await connection.until(until)
                 return connection
             except UpstreamError as error:
                 self._busy.discard(connection)

@@ -1,7 +1,8 @@
 """A worker that speaks the wire protocol strictly and computes nothing: each token is a hash of all tokens before it.
 
 So a stream is right to the last token only if every id reached the generation worker, in order and once. Runs inside a test
-(`StandIn`) or as a process that can be killed: `python standin.py context|generation PORT [pause_s]`, which prints its port.
+(`StandIn`) or as a process that can be killed: `python standin.py context|generation PORT [pause_s]`, which says when it listens. PORT may
+be held for it by who starts it (SO_REUSEPORT).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ KNOWN = {
     "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "temperature", "top_p", "seed", "n",
     "stop", "logprobs", "disaggregated_params", "prompt_token_ids", "ignore_eos", "tools", "user",
 }  # fmt: skip
+
+
+LOST = "LOST"
 
 
 def next_token(ids: list[int]) -> int:
@@ -41,7 +45,10 @@ def encode(prompt: Any) -> list[int]:
 
 
 class StandIn:
-    """One worker. `mode` (ok, 400, 500, 503, slow, hang, garbage, die, cut) is what the next requests meet; `seen` are their bodies."""
+    """One worker. `mode` (ok, 400, 500, 503, slow, hang, garbage, die, cut, stall, lost) is what the next requests meet.
+
+    `lost`: a context worker's KV cannot be fetched. `seen` are the requests' bodies.
+    """
 
     def __init__(self, role: str, pause_s: float = 0.0) -> None:
         self.role = role
@@ -62,8 +69,9 @@ class StandIn:
     def url(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def start(self, port: int = 0) -> StandIn:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port or self.port)
+    async def start(self, port: int = 0, shared: bool = False) -> StandIn:
+        """Listen; `shared`: at a port that somebody may hold for it with SO_REUSEPORT."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port or self.port, reuse_port=shared)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -130,7 +138,7 @@ class StandIn:
             "request_type": "context_only",
             "first_gen_tokens": [first],
             "ctx_request_id": params["disagg_request_id"],
-            "encoded_opaque_state": "AAAA",
+            "encoded_opaque_state": LOST if self.mode == "lost" else "AAAA",
         }
         out["disagg_request_id"] = params["disagg_request_id"]
         choice: dict[str, Any] = {
@@ -151,6 +159,9 @@ class StandIn:
         chat = "chat" in path
         if params is not None and (params["request_type"] != "generation_only" or params.get("ctx_request_id") is None):
             _whole(writer, 400, {"message": "not a generation request", "type": "BadRequestError", "code": 400})
+            return
+        if params is not None and params.get("encoded_opaque_state") == LOST:
+            _whole(writer, 500, {"message": "the KV could not be fetched", "type": "InternalError", "code": 500})
             return
         ids = encode((body.get("prompt_token_ids") or body["messages"]) if chat else body["prompt"])
         prompt = len(ids)
@@ -231,8 +242,8 @@ def _whole(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> N
 
 
 async def _main() -> None:
-    worker = await StandIn(sys.argv[1], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0).start(int(sys.argv[2]))
-    print(worker.port, flush=True)
+    await StandIn(sys.argv[1], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0).start(int(sys.argv[2]), shared=True)
+    print("listening", flush=True)
     await asyncio.Event().wait()
 
 

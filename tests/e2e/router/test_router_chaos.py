@@ -25,17 +25,21 @@ SOAK_S = float(os.environ.get("SOAK_S", "0"))  # `make soak` goes on for so long
 
 
 class Process:
-    """One stand-in as a process that comes back at the same port."""
+    """One stand-in as a process that comes back at the same port, held for it: a free one can become any connection's meanwhile."""
 
     def __init__(self, role: str) -> None:
-        self.role, self.port = role, 0
+        self.role = role
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port = self._held.getsockname()[1]
         self.start()
 
     def start(self) -> None:
         argv = [sys.executable, str(STANDIN), self.role, str(self.port), str(PAUSE_S)]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
+        assert self.process.stdout.readline()
 
     def end(self) -> None:
         self.process.kill()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +27,9 @@ class Wire:
     def __init__(self) -> None:
         self.sent, self.closed, self.paused = b"", False, False
 
+    def get_extra_info(self, name: str) -> str:
+        return name
+
     def write(self, data: bytes) -> None:
         self.sent += data
 
@@ -39,6 +44,30 @@ class Wire:
 
     def resume_reading(self) -> None:
         self.paused = False
+
+
+def test_a_connection_to_itself_is_none() -> None:
+    """To a port at which nobody listens, from that very port, TCP connects; the worker that comes back could not have its port then."""
+
+    async def scene() -> None:
+        pool = Pool("h:1")
+        pool.loop = asyncio.get_running_loop()
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            address = one.getsockname()
+        _, connection = await pool.loop.create_connection(lambda: Connection(pool), *address, local_addr=address)
+        await asyncio.sleep(0.05)  # until its end has been seen
+        connection.ask(b"GET / HTTP/1.1\r\n\r\n", 1.0)
+        with pytest.raises(UpstreamError, match="connect: nobody listens there"):
+            await connection.until(1)
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server does
+            one.bind(address)
+
+    for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        loop = new_loop()
+        loop.run_until_complete(scene())
+        loop.close()
 
 
 async def feed(pieces: list[bytes], end: Any = "open") -> tuple[int, bytes, Connection]:
