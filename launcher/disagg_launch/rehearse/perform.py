@@ -19,6 +19,7 @@ from disagg_launch import backends
 from disagg_launch.rehearse import visitors
 from disagg_launch.rehearse.report import Seen
 from disagg_launch.rehearse.scenario import Scenario
+from disagg_launch.rehearse.visitors import Newcomer
 
 SERVES = re.compile(r"^\[0\] \S+ healthy at ([\d.]+)$", re.M)
 
@@ -30,7 +31,7 @@ def perform(folder: Path, scenario: Scenario) -> Seen:
     seen: dict[str, Any] = {"complaints": []}
     front = json.loads((folder / "launch.json").read_text())["router"]
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(visitors.first_answer, "localhost", front["port"], lambda: gateway.poll() is not None)
+        first = pool.submit(visitors.newcomer, "localhost", front["port"], lambda: gateway.poll() is not None)
         try:
             assert gateway.stdout is not None
             said = gateway.stdout.readline()
@@ -78,10 +79,11 @@ def _restarts(folder: Path) -> dict[str, int]:
     return {one["name"]: one["restarts"] if not one["ended"] and one["stage"] != "started" else 0 for one in status["instances"]}
 
 
-def _opening(folder: Path, first_at: float | None) -> dict[str, Any]:
-    """Seconds from when the last worker was healthy, by its own word, to the open front door, and to a first answer there."""
+def _opening(folder: Path, first: Newcomer | None) -> dict[str, Any]:
+    """What a client had to wait for an answer; seconds from the last worker's own word of its health to the open door, and to an answer."""
     opened = [e["at"] for e in events(folder) if e["event"] == "router" and e.get("stage") == "open"]
     words = [SERVES.search(log.read_text(encoding="utf-8", errors="replace")) for log in (folder / "logs").glob("*[0-9].log")]
     times = [float(word[1]) for word in words if word]
-    found = {"open_after_s": opened[0] if opened else None, "answer_after_s": first_at}
-    return {name: at - max(times) for name, at in found.items() if at is not None and times}
+    found = {"open_after_s": opened[0] if opened else None, "answer_after_s": first.at if first else None}
+    after_s = {name: at - max(times) for name, at in found.items() if at is not None and times}
+    return {**after_s, **({"answer_s": first.usual_s} if first else {})}

@@ -19,7 +19,7 @@ class Seen:
     """What was seen of one rehearsal. Seconds and shares of one core; None where it did not come to that.
 
     `open_after_s` and `answer_after_s`: from when the last worker was healthy, by its own word, to the open front door, and to the first
-    answer that a client had there. `rest_share`: the gateway's CPU time once ready.
+    answer that a client had there; `answer_s`: how long such an answer took from then on. `rest_share`: the gateway's CPU time once ready.
     """
 
     instances: int
@@ -29,6 +29,7 @@ class Seen:
     ready_s: Optional[float] = None
     open_after_s: Optional[float] = None
     answer_after_s: Optional[float] = None
+    answer_s: Optional[float] = None
     start_cpu_s: Optional[float] = None
     rest_share: Optional[float] = None
     restarts: Mapping[str, int] = field(default_factory=dict)
@@ -86,8 +87,8 @@ def figures(seen: Seen) -> Iterator[str]:
         yield f"ready after {seen.ready_s:.1f} s"
     if seen.open_after_s is not None:
         yield f"front door open {1000 * seen.open_after_s:.0f} ms after the last worker was healthy"
-    if seen.answer_after_s is not None:
-        yield f"a client's first answer {1000 * seen.answer_after_s:.0f} ms after it"
+    if seen.answer_after_s is not None and seen.answer_s is not None:
+        yield f"a client's first answer {1000 * seen.answer_after_s:.0f} ms after it; the next ones took {1000 * seen.answer_s:.0f} ms each"
     if seen.start_cpu_s is not None:
         yield f"gateway: {seen.start_cpu_s:.2f} s of CPU until ready"
     if seen.rest_share is not None:

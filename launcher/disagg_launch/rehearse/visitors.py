@@ -6,9 +6,11 @@ import collections
 import concurrent.futures
 import http.client
 import json
+import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import requests
 
@@ -18,7 +20,7 @@ RIGHT, ERROR, WRONG, HUNG = ENDS = ("right", "error", "wrong", "hung")
 PATIENCE_S = 30.0
 MOST_AT_ONCE = 64
 TOKENS = 12
-KNOCK_S, KNOCK_PATIENCE_S = 0.01, 5.0
+KNOCK_S, KNOCK_PATIENCE_S, USUAL = 0.01, 5.0, 20
 KNOCK = {"model": "rehearsal", "prompt": "is anybody there", "max_tokens": 1}
 
 
@@ -46,21 +48,38 @@ def visit(url: str, rate_per_s: float, over: Callable[[], bool]) -> tuple[dict[s
     return dict(counts), told
 
 
-def first_answer(host: str, port: int, over: Callable[[], bool]) -> float | None:
-    """When (unix seconds) a client who knocks every KNOCK_S has its first right answer; None if it is `over()` before."""
+@dataclass(frozen=True)
+class Newcomer:
+    """A client who knocked until it was let in: `at` (unix seconds) its first right answer came, `usual_s` how long the next ones took."""
+
+    at: float
+    usual_s: float
+
+
+def newcomer(host: str, port: int, over: Callable[[], bool]) -> Newcomer | None:
+    """Who knocks every KNOCK_S until it is answered right; None if it is `over()` before."""
     door = http.client.HTTPConnection(host, port, timeout=KNOCK_PATIENCE_S)
-    body, right = json.dumps(KNOCK), expected(KNOCK["prompt"], 1)
-    while not over():
-        try:
-            door.request("POST", "/v1/completions", body, {"content-type": "application/json"})
-            answer = door.getresponse()
-            said = answer.read()
-            if answer.status == 200 and json.loads(said)["choices"][0]["text"] == right:
-                return time.time()
-        except (OSError, http.client.HTTPException):
-            door.close()
+    took_s: list[float] = []
+    at = 0.0
+    while not over() and len(took_s) <= USUAL:
+        began_s = time.monotonic()
+        if _knock(door):
+            at = at or time.time()
+            took_s.append(time.monotonic() - began_s)
         time.sleep(KNOCK_S)
-    return None
+    return Newcomer(at, statistics.median(took_s[1:] or took_s)) if at else None
+
+
+def _knock(door: http.client.HTTPConnection) -> bool:
+    """Whether one request was answered right."""
+    try:
+        door.request("POST", "/v1/completions", json.dumps(KNOCK), {"content-type": "application/json"})
+        answer = door.getresponse()
+        said = answer.read()
+    except (OSError, http.client.HTTPException):
+        door.close()
+        return False
+    return answer.status == 200 and json.loads(said)["choices"][0]["text"] == expected(KNOCK["prompt"], 1)
 
 
 def ask(url: str, number: int) -> tuple[str, str]:
