@@ -51,6 +51,8 @@ class Worker:
     `world`: which ranks the engine wants to find in its MPI world: the "instance"'s own, all of the "plan", or "" (it does not look).
     `needs`: programs that the command starts in its turn, looked for on the node too.
     `apart`: why the instance's nodes have to be machines of their own; "" if they need not.
+    `answers_at`: where it makes a token for whoever asks, past any front door: "/v1/completions", or a path to GET; "" if it must not be
+    asked.
     """
 
     instance: str
@@ -67,6 +69,7 @@ class Worker:
     apart: str = ""
     needs: tuple[str, ...] = ()
     stacks: str = ""
+    answers_at: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from free_ports import free_ports
 from test_whole_path import _of_run, answer, ended, up
 
 CLI = [sys.executable, "-m", "disagg_launch"]
+STANDINS = pathlib.Path(__file__).parents[1] / "standins"
 
 
 class Deployment:
@@ -37,6 +38,7 @@ class Deployment:
             "readiness": {"limit_s": 120},
             **changes,
         }
+        folder.mkdir(exist_ok=True)
         path = folder / "small.yaml"
         path.write_text(yaml.safe_dump(spec))
         self.url, self.run = f"http://localhost:{base}", folder / "run"
@@ -116,21 +118,31 @@ def test_proof_can_be_switched_off(folder: pathlib.Path) -> None:
     one.down()
 
 
+def replaced(one: Deployment, name: str, stopped: int) -> None:
+    """Comes back when the instance whose process was stopped has been found, looked at and started again."""
+    until(lambda: one.status()[name]["stage"] == "routed" and one.pid(name) != stopped)
+    assert [e for e in one.events("suspect") if not e["ok"]][0]["instance"] == name
+    [restart] = one.events("restart")
+    assert restart["instance"] == name and "has not answered for 8 s (restart.hang_s)" in restart["text"]
+    assert f"pid {stopped} " in (one.run / "logs" / f"{name}.stacks").read_text()
+    assert answer(one.url)
+    one.down()
+
+
 def test_a_worker_that_stops_answering_is_suspected_looked_at_and_replaced(folder: pathlib.Path) -> None:
-    one = Deployment(folder, restart={"on_failure": "restart", "backoff_s": 0.1, "grace_s": 2, "hang_s": 8})
-    assert one.said.startswith("ready: ")
-    stopped = one.pid("gen0")
+    """Behind our router, which says who is busy, and behind another's, past which each worker is asked by itself."""
+    restart = {"on_failure": "restart", "backoff_s": 0.1, "grace_s": 2, "hang_s": 8}
+    foreign = {"name": "trtllm", "command": [str(STANDINS / "bin" / "trtllm-serve")], "env": {"STANDIN_PYTHON": sys.executable}}
+    one, other = Deployment(folder / "ours", restart=restart), Deployment(folder / "theirs", restart=restart, router=foreign)
+    assert one.said.startswith("ready: ") and other.said.startswith("ready: ")
+    stopped, stopped_there = one.pid("gen0"), other.pid("ctx1")
     os.kill(stopped, signal.SIGSTOP)
+    os.kill(stopped_there, signal.SIGSTOP)
     until(lambda: one.events("restart"))
     # while it hung, requests went to the other one
     assert answer(one.url)
-    until(lambda: one.status()["gen0"]["stage"] == "routed" and one.pid("gen0") != stopped)
-    assert ("gen0", False) in [(e["instance"], e["ok"]) for e in one.events("suspect")]
-    [restart] = one.events("restart")
-    assert restart["instance"] == "gen0" and "has not answered for 8 s (restart.hang_s)" in restart["text"]
-    assert f"pid {stopped} " in (one.run / "logs" / "gen0.stacks").read_text()
-    assert answer(one.url)
-    one.down()
+    replaced(one, "gen0", stopped)
+    replaced(other, "ctx1", stopped_there)
 
 
 def test_a_worker_that_answers_again_in_time_is_taken_back(folder: pathlib.Path) -> None:

@@ -44,6 +44,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         gpus=False,
         in_process="disagg_launch.reference.serve:run",
         stacks="SIGUSR2",
+        answers_at="/health_generate",
     )
 
 

@@ -35,7 +35,7 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         address = (Ref("host", instance.name), ":", ports.rendezvous(plan, instance))
         argv += ("--dist-init-addr", address, "--nnodes", str(len(instance.nodes)), "--node-rank", (Ref("node_rank"),))
     tasks = NODE if spans else INSTANCE
-    return Worker(instance.name, argv, unset=UNSET, tasks=tasks, visible=NODE)
+    return Worker(instance.name, argv, unset=UNSET, tasks=tasks, visible=NODE, answers_at="/health_generate")
 
 
 def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:

@@ -29,6 +29,7 @@ NAME = "trtllm"
 WIRE = "trtllm"
 JOINS = "openly"
 KNOWN_KEYS = frozenset(flags.table(NAME)["keys"])
+ANSWERS_AT = "/health_generate"
 SERVE, LLMAPI_LAUNCH, MPI_WORKER = "serve", "llmapi-launch", "mpi-worker"
 
 # A process that MPI-spawns its own ranks must not believe that it is a task of the launcher around it.
@@ -56,19 +57,21 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
     if _transceiver(spec, instance.role).get("backend") == "MPI":
         environ["TRTLLM_USE_MPI_KVCACHE"] = "1"
     if form == SERVE:
-        return Worker(
-            instance.name, serve_argv(spec, plan, instance), environ, LAUNCHER_VARIABLES + ALWAYS_UNSET, tasks=INSTANCE, visible=NODE
-        )
+        unset = LAUNCHER_VARIABLES + ALWAYS_UNSET
+        return Worker(instance.name, serve_argv(spec, plan, instance), environ, unset, tasks=INSTANCE, visible=NODE, answers_at=ANSWERS_AT)
     # Both forms look for SLURM_PROCID and SLURM_NTASKS, and both are wrong under an mpirun inside a Slurm job; the plan knows better.
     if form == MPI_WORKER:
         environ["SLURM_PROCID"] = (Ref("rank"),)
         argv = (program(spec), "disaggregated_mpi_worker", "-c", (Ref("run"), "/" + trtllm_files.DISAGG_CONFIG))
-        return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="plan")
+        return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="plan", answers_at=ANSWERS_AT)
     environ["SLURM_PROCID"] = (Ref("instance_rank"),)
     environ["SLURM_NTASKS"] = str(instance.size)
     environ["TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR"] = ("tcp://127.0.0.1:", ports.ipc(plan, instance))
     argv = (wrapper(spec), *serve_argv(spec, plan, instance))
-    return Worker(instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="instance", needs=(program(spec),))
+    needs = (program(spec),)
+    return Worker(
+        instance.name, argv, environ, ALWAYS_UNSET, tasks=RANK, visible=NODE, world="instance", needs=needs, answers_at=ANSWERS_AT
+    )
 
 
 def serve_argv(spec: Spec, plan: Plan, instance: Instance) -> tuple[Text, ...]:

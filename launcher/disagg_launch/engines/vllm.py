@@ -61,6 +61,8 @@ def worker(spec: Spec, plan: Plan, instance: Instance) -> Worker:
         followers=followers,
         apart=APART if through_ray else "",
         needs=(program(spec),) if through_ray else (),
+        # other connectors read out of every request with whom they share it
+        answers_at="/v1/completions" if process_rules.connector(spec, instance.role) in NIXLS else "",
     )
 
 

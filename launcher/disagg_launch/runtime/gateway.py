@@ -220,6 +220,11 @@ class Gateway:
         """What the router knows us by; "" when it is one that takes no word of ours."""
         return self.joined.token if self.joined is not None else self.token if self.launch.router.argv else ""
 
+    @property
+    def heeded(self) -> bool:
+        """Whether the router gives nobody requests of whom we say so."""
+        return self.joined.heeded if self.joined is not None else self.launch.router.proves == "pairs"
+
     def environ(self) -> Dict[str, str]:
         """What every child gets on top of the gateway's own environment."""
         return {**os.environ, GATEWAY: self.address, "DISAGG_RUN": self.run, LIFE: self.life}

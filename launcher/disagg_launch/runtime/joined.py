@@ -25,6 +25,7 @@ class Joined:
         self._main = os.path.normpath(os.path.join(gateway.run, main))
         self._address = ""
         self.token = ""
+        self.heeded = False
 
     def open(self) -> None:
         """Learn where its router is. BackendRefused if it is not up, or its front door is not where this run's workers would register."""
@@ -40,6 +41,7 @@ class Joined:
             raise BackendRefused(f"the front door was at {meant.host}:{meant.port} and is at {url.netloc} now: scale {self._main} again")
         fleet.router.host, fleet.router.port = url.hostname or "", url.port or 0
         fleet.admin_port = launch.router.admin_port
+        self.heeded = launch.router.proves == "pairs"
 
     async def enter(self) -> None:
         """Come back when the router sends requests to every worker of this run that is healthy."""

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+COMPLETIONS = "/v1/completions"
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -48,6 +50,15 @@ async def ask(host: str, port: int, path: str, message: Optional[Mapping[str, An
         return seen, json.loads(answer.partition(b"\r\n\r\n")[2])
     except ValueError:
         return seen, None
+
+
+async def model(host: str, port: int, patience_s: float) -> str:
+    """The name that a worker answers to; "" if it does not say."""
+    _, told = await ask(host, port, "/v1/models", None, "", patience_s)
+    try:
+        return str(told["data"][0]["id"])
+    except (TypeError, KeyError, IndexError):
+        return ""
 
 
 async def _ask(host: str, port: int, request: bytes, path: str, patience_s: float, rest: Optional[bytearray] = None) -> Seen:

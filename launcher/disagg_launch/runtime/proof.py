@@ -164,12 +164,8 @@ class Proof:
         """Why a request for the model of the pair's generation instance was not answered by the router; "" if it was."""
         router, patience_s = self._fleet.router, self._gateway.launch.readiness.prove_s
         async with self._gate:
-            _, models = await probe.ask(pair[1].host, pair[1].port, "/v1/models", None, "", self._gateway.launch.readiness.probe_s)
-            try:
-                model = models["data"][0]["id"]
-            except (TypeError, KeyError, IndexError):
-                model = ""
-            seen, told = await probe.ask(router.host, router.port, "/v1/completions", {**ASKED, "model": model}, "", patience_s)
+            model = await probe.model(pair[1].host, pair[1].port, self._gateway.launch.readiness.probe_s)
+            seen, told = await probe.ask(router.host, router.port, probe.COMPLETIONS, {**ASKED, "model": model}, "", patience_s)
         why = "" if seen.healthy else f"a request through the router: {seen.detail}" + (f" ({str(told)[:300]})" if told else "")
         self._gateway.events.tell("proof", why or "a request was answered", ok=not why, context="", generation="")
         return why

@@ -127,7 +127,7 @@ class Repair:
     async def tell_router(self, one: Record, what: str) -> None:
         """POST /admin/`what` for an instance; that it was in vain is noted. Nothing to a router that takes no word of ours."""
         router, gateway = self._fleet.router, self._gateway
-        if not gateway.router_token:
+        if not gateway.heeded:
             return
         # with its role the router takes an instance in that it does not know: one that comes back on another host
         message = {"worker": f"{one.host}:{one.port}", **({"role": one.role} if what == "undrain" else {})}
