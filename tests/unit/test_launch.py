@@ -1,10 +1,12 @@
 """launch.json: late-bound texts keep their parts, and nothing a user typed becomes a place holder."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from disagg_launch import launch
-from disagg_launch.latebound import yaml_text
+from disagg_launch.errors import BadInput
+from disagg_launch.latebound import json_text, yaml_text
 from disagg_launch.launch import Launch, Ref, Router, Start, Worker
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -38,3 +40,12 @@ def test_yaml_with_refs_is_the_yaml_of_the_bound_values(value: dict[str, object]
     bound = launch.bind(yaml_text(value), lambda ref: "h1:80")
     expected = {k: "h1:80" if isinstance(v, Ref) else v for k, v in value.items()}
     assert yaml.safe_load(bound) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": "x<<late-bound 0>>"}, {"<<late-bound 1>>": 1}, {"a": ["<<late-bound 0>>", (Ref("host"), "<<late-bound 0>>")]}]
+)
+def test_a_text_that_is_the_mark_itself_is_refused(value: dict[str, object]) -> None:
+    for write in (yaml_text, json_text):
+        with pytest.raises(BadInput, match="write it in another way"):
+            write({**value, "port": Ref("port")})

@@ -104,6 +104,13 @@ def test_the_texts():
     assert FORMS["csv"].write(EVEN, hosts).splitlines()[1] == "0,a,0,0,ctx0,context,0,0,0"
 
 
+@pytest.mark.parametrize("name", ["hostfile", "rankfile", "gpus", "csv"])
+def test_what_is_said_twice_is_a_disagreement(name):
+    hosts = hosts_of(EVEN)
+    lines = FORMS[name].write(EVEN, hosts).splitlines(keepends=True)
+    assert "twice" in (disagreement(FORMS[name], "".join([*lines, lines[-1]]), EVEN, hosts) or "")
+
+
 def test_names_are_escaped_in_pictures():
     plan = planned([Demand("ctx0", "context", 1)], Cluster(1), name="a<b>&'\"")
     for name in ("svg", "html"):

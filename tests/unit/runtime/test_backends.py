@@ -64,6 +64,14 @@ def test_too_few_hosts_are_refused():
         render("mpirun", hosts=("n0",))
 
 
+def test_mpich_is_the_one_beside_the_interpreter_and_open_mpi_the_machines():
+    for flavor, program in (("mpich", "/venv/bin/mpiexec"), ("openmpi", "mpirun")):
+        _, files = render("mpirun", "/venv/bin/python", flavor=flavor)
+        assert f"exec {program} " in files["steps/world.sh"]
+    assert "exec mpiexec " in render("mpirun")[1]["steps/world.sh"]
+    assert "exec /opt/mpiexec " in render("mpirun", command="/opt/mpiexec")[1]["steps/world.sh"]
+
+
 def test_local_steps_are_plain_processes_unless_their_ranks_need_a_world():
     starts, files = render("local")
     assert [s.launcher for s in starts] == ["local", "local"]

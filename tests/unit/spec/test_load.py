@@ -130,6 +130,10 @@ def test_times_are_texts():
     assert spec.loads(SMALL + "slurm: {time: 030}\n").slurm.time == "030"
 
 
+def test_dates_are_texts():
+    assert spec.loads(SMALL + "env: {BUILT: 2026-01-31}\nmax_seq_len: 2026-01-31\n").env == {"BUILT": "2026-01-31"}
+
+
 def test_anchors_and_merge_keys():
     got = spec.loads(
         "model: m\ncontext_servers: &base {num_instances: 2, max_batch_size: 4}\ngeneration_servers: {<<: *base, num_instances: 1}\n"
