@@ -31,6 +31,9 @@ def test_over_two_jobs_and_back_under_load(cluster: Cluster, tmp_path: Path) -> 
         assert "0 ranks move, 2 stay, 0 go, 1 come" in grown
         assert "further/1: 1 ctx, 2 gen in a further job" in grown
         assert routed(one) == [3, 3]
+        told = [json.loads(line) for line in (one.run / "further/1/state/events.jsonl").read_text().splitlines()]
+        assert {event["generation"] for event in told if event["event"] == "proof" and event["ok"]} >= {"gen0", "gen1"}
+        assert all(event["ok"] for event in told if event["event"] == "proof")
         assert jobs(cluster) == [["test", "R", "3"], ["test-1", "R", "3"]]
         assert one.plan()["ranks"][: len(alone["ranks"])] == alone["ranks"], "nobody moves"
         load.more(10 * CLIENTS)

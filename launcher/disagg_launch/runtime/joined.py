@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING, Any, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 from urllib.parse import urlsplit
 
 from disagg_launch.errors import BackendRefused
-from disagg_launch.runtime import folder, wire
+from disagg_launch.runtime import folder, probe, wire
+from disagg_launch.runtime.cluster import ROLE_IDS
+from disagg_launch.runtime.record import Record
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
@@ -44,11 +46,29 @@ class Joined:
         self.heeded = launch.router.proves == "pairs"
 
     async def enter(self) -> None:
-        """Come back when the router sends requests to every worker of this run that is healthy."""
+        """Come back when the router sends requests to every worker of this run that is healthy and proved; who is not has ended."""
+        await asyncio.gather(*(self._enter(one) for one in self._gateway.scaling.awake()))
+
+    async def _enter(self, one: Record) -> None:
         gateway = self._gateway
-        for one in gateway.fleet.records.values():
+        await gateway.repair.tell_router(one, "undrain")
+        if gateway.proof.by_pairs:
+            await gateway.repair.tell_router(one, "drain")  # known there, and not used before it is proved
+            why = await gateway.proof.of_one(one)
+            if why:
+                one.end(f"healthy, but {why}", gateway.loop.time())
+                await gateway.repair.tell_router(one, "gone")
+                return
             await gateway.repair.tell_router(one, "undrain")
-        await asyncio.gather(*(gateway.scaling.routed(one) for one in gateway.fleet.records.values()))
+        await gateway.scaling.routed(one)
+
+    async def serving(self, role: str) -> List[Record]:
+        """The other deployment's instances of a role, and of further jobs, to which its router sends requests."""
+        gateway = self._gateway
+        router, patience_s = gateway.fleet.router, gateway.launch.readiness.probe_s
+        _, rows = await probe.ask(router.host, gateway.fleet.told_at, "/admin/workers", None, self.token, patience_s)
+        wanted = [row for row in rows or () if isinstance(row, dict) and (row["role"], row["state"]) == (ROLE_IDS[role], "ready")]
+        return [Record(f"{row['host']}:{row['port']}", row["host"], row["port"], "", role=role) for row in wanted]
 
     async def watch(self) -> None:
         """Have this run end when the other's gateway has ended, or was not heard of for as long as a lost node may be silent."""

@@ -117,19 +117,26 @@ class Proof:
 
     async def of_one(self, one: Record) -> str:
         """Why nobody passes tokens on with an instance that has come back; "" when somebody does, or nobody is there to try."""
-        ready = self._gateway.launch.readiness
-        if self._gateway.launch.router.proves != "pairs" or ready.prove == "none" or one.role not in plans.PREFIX:
+        if not self.by_pairs or one.role not in plans.PREFIX:
             return ""
-        partners = self._partners(one)
+        partners = await self._partners(one)
         problems = await asyncio.gather(*(self.try_pair(pair) for pair in partners))
         one.proved = any(not why for why in problems)
         return "" if one.proved or not partners else f"no token passed with {partners[0][0].name} -> {partners[0][1].name}: {problems[0]}"
 
-    def _partners(self, one: Record) -> List[Pair]:
+    @property
+    def by_pairs(self) -> bool:
+        """Whether a single instance can be and is to be proved."""
+        return self._gateway.heeded and self._gateway.launch.readiness.prove != "none"
+
+    async def _partners(self, one: Record) -> List[Pair]:
         other = plans.GENERATION if one.role == plans.CONTEXT else plans.CONTEXT
-        every = [each for each in self._fleet.records.values() if each.role == other and each.started]
-        them = [each for each in every if each.routed and each.is_up and not each.ended][:PARTNERS]
-        return [(one, each) if one.role == plans.CONTEXT else (each, one) for each in them]
+        if self._gateway.joined is not None:
+            them = await self._gateway.joined.serving(other)
+        else:
+            every = [each for each in self._fleet.records.values() if each.role == other and each.started]
+            them = [each for each in every if each.routed and each.is_up and not each.ended]
+        return [(one, each) if one.role == plans.CONTEXT else (each, one) for each in them[:PARTNERS]]
 
     # ---- one pair ---------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class Repair:
         self._gateway.events.tell("restart", one.ended, one.name, life=one.starts + 1, pause_s=pause_s)
         if one is not self._fleet.router:
             await self.tell_router(one, "gone")
-            if self._gateway.launch.router.proves == "pairs":
+            if self._gateway.proof.by_pairs:
                 await self.tell_router(one, "drain")  # so that its health alone does not bring it back, but a proof
             # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
             self._gateway.desk.tell_leases({"stop": True}, one.name)

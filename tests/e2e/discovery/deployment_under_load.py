@@ -83,7 +83,7 @@ class Deployment:
         assert self.process.stdout.readline().startswith("ready: "), (self.run / "logs" / "gateway.log").read_text()
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60)
 
-    def write(self, name: str, **changes: object) -> pathlib.Path:
+    def write(self, name: str, /, **changes: object) -> pathlib.Path:
         """The topology with changes, in a file."""
         path = self.folder / name
         path.write_text(yaml.safe_dump({**self.topology, **changes}))

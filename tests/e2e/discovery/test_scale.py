@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 from conftest import EtcdServer, until
 from deployment_under_load import PROMPTS, Deployment, Load, command
 
+from disagg_launch.runtime.cluster import TOKEN_FILE
 from disagg_launch.runtime.etcd import Etcd
 from disagg_launch.runtime.stores import SET
 
 
 @pytest.mark.parametrize("discovers", [False, True], ids=["static", "cluster"])
-def test_there_and_back_under_load(start: Callable[[bool], Deployment], discovers: bool) -> None:
+def test_it_changes_under_load_and_nobody_notices(start: Callable[[bool], Deployment], discovers: bool) -> None:
     deployment = start(discovers)
     right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
+    there_and_back(deployment, right)
+    if discovers:
+        who_joins_from_another_run_is_proved_and_not_believed(deployment)
+    the_only_ones_are_replaced(deployment, right)
+
+
+def there_and_back(deployment: Deployment, right: dict[str, set[str]]) -> None:
     with Load(deployment) as load:
         load.more(5)
         grown = command("scale", deployment.run, "ctx=3", "gen=+2")
@@ -65,11 +76,8 @@ def test_one_by_one_and_what_cannot_be(start: Callable[[bool], Deployment]) -> N
     assert deployment.say(PROMPTS[0]) == before  # who should have stood in did not, so nobody was touched
 
 
-@pytest.mark.parametrize("discovers", [False, True], ids=["static", "cluster"])
-def test_the_only_ones_are_replaced_and_nobody_notices(start: Callable[[bool], Deployment], discovers: bool) -> None:
+def the_only_ones_are_replaced(deployment: Deployment, right: dict[str, set[str]]) -> None:
     """One instance of each role, and at least one of each has to serve: another stands in, under load, without a failed request."""
-    deployment = start(discovers)
-    right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
     pids = deployment.pids()
     with Load(deployment) as load:
         load.more(5)
@@ -128,6 +136,27 @@ def test_the_metadata_server_forgets_a_worker_before_it_stops(start: Callable[..
     assert len(store.prefix("trtllm/")) == 2
     assert load.failures == []
     assert load.texts == right
+
+
+def who_joins_from_another_run_is_proved_and_not_believed(deployment: Deployment) -> None:
+    """As a further job does: its server is healthy and registers, but of another model, so no token passes."""
+    uri = {"cluster_uri": f"http://localhost:{deployment.port}", "heartbeat_interval_sec": 1, "inactive_timeout_sec": 5}
+    spec = deployment.write(
+        "further.yaml",
+        name="further",
+        model="random:9",
+        context_servers={"num_instances": 0},
+        cluster={"nodes": 1, "gpus_per_node": 1, "base_port": deployment.port + 280},
+        router={"name": "none", "run": str(deployment.run)},
+        disagg_cluster=uri,
+        env={TOKEN_FILE: str(deployment.run / "state" / "token")},
+    )
+    right = deployment.say(PROMPTS[0])
+    argv = [sys.executable, "-m", "disagg_launch", "up", str(spec), "--run", str(deployment.folder / "further")]
+    joined = subprocess.run(argv, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert joined.returncode == 6, joined.stderr
+    assert f"gen0 ended: healthy, but no token passed with 127.0.0.1:{deployment.port + 1} -> gen0: " in joined.stderr
+    assert {deployment.say(PROMPTS[0]) for _ in range(6)} == {right}
 
 
 def running(pids: set[int]) -> bool:
