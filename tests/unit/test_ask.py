@@ -76,7 +76,7 @@ def test_addresses_where_no_router_is(address: str, code: int, said: str) -> Non
     assert said in err
 
 
-def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
     (tmp_path / "prompts.json").write_text('["a", "b"]')
     (tmp_path / "spec.yaml").write_text("model: m\n")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -85,13 +85,15 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(tmp_path: pathlib.Path
         # tests that were started in the background of a shell have inherited an ignored SIGINT
         heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
         asks = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed)
-        answered = []
-        for _ in range(2):
-            connection, _ = silent.accept()
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
-            answered.append(connection)
-        answered += [silent.accept()[0] for _ in range(2)]  # both prompts were sent, and wait for ever
+        request.addfinalizer(asks.kill)
+        silent.settimeout(60)
+        waiting = []
+        while len(waiting) < 2:  # both prompts were sent, and wait for ever
+            connection = silent.accept()[0]
+            if connection.recv(65536).startswith(b"GET"):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
+            else:
+                waiting.append(connection)
         asks.send_signal(signal.SIGINT)
         assert asks.wait(timeout=60) == 130
         assert not (tmp_path / "output.json").exists()
