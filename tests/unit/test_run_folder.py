@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -79,3 +80,14 @@ def test_the_catalogue_of_causes_needs_no_run(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as left:
         cli.main(["explain", "--table"])
     assert (left.value.code, "DC19" in capsys.readouterr().out) == (0, True)
+
+
+def test_up_outside_of_an_allocation_leaves_nothing(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["up", str(pathlib.Path(__file__).parents[2] / "examples/slurm.yaml")])
+    assert (left.value.code, "salloc" in capsys.readouterr().err) == (4, True)
+    assert list(here.iterdir()) == []

@@ -78,6 +78,7 @@ def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], 
     if command and not shutil.which(command[0]):
         raise BackendRefused(f"{command[0]}: found no such program; give the path of one after --")
     topology, chosen, files = rendered(spec, backend)
+    backends.load(chosen).gateway("", os.environ)  # refuses here if it can run nothing: a folder that counts as used would stay
     folder = written(topology, files, run, begins=True)
     click.echo(f"run folder: {folder}", err=True)
     gateway = backends.load(chosen).gateway(str(folder), os.environ)
