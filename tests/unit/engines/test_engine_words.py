@@ -113,6 +113,7 @@ def test_vllm_connectors(connector: str | None, role: str) -> None:
     assert ("kv_port" in config) == (connector == "P2pNcclConnector")
     assert ("VLLM_NIXL_SIDE_CHANNEL_PORT" in made.environ) == nixl
     assert ("VLLM_MOONCAKE_BOOTSTRAP_PORT" in made.environ) == (connector == "MooncakeConnector")
+    assert made.answers_at == ("/v1/completions" if nixl else "")
 
 
 def test_one_server_needs_no_policy_of_the_rust_routers() -> None:
