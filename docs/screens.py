@@ -69,7 +69,7 @@ def three_hundred(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
         while not (folder / "large" / "state" / "status.json").exists():
             time.sleep(0.1)
         terminal = Terminal("top", str(folder / "large"))
-        terminal.until(lambda text: re.search(r"(1[2-9]|2[0-8])\d (healthy|routed)", text), 600)
+        terminal.until(lambda text: re.search(r"(1[2-9]|2[0-8])\d (healthy|proved|routed)", text), 600)
         yield "top-300", terminal.text()
         terminal.press("q")
 

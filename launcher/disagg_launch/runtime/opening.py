@@ -167,9 +167,10 @@ class Opening:
 
     def _opened(self) -> None:
         gateway, router = self._gateway, self._fleet.router
-        gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
         for one in (*self._fleet.records.values(), router):
             one.routed = one.started
+        gateway.events.follow([*self._fleet.records.values(), router])
+        gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
         gateway.state = "ready"
         gateway.save(final=True)
         front = gateway.launch.router
