@@ -29,6 +29,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     except DisaggError as error:
         print(f"disagg-launch: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130  # before anybody has begun to listen for it
 
 
 def rank_options(words: Sequence[str]) -> dict[str, str]:

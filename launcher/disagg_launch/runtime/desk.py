@@ -64,11 +64,11 @@ class Desk:
             if instance in ("", lease["instance"]):
                 writer.write(wire.line(message))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # no coroutine: asyncio would watch it, and print a traceback when a connection of the last moment is cancelled
         task = asyncio.ensure_future(self._talk(reader, writer))
         self._connections[task] = writer
         task.add_done_callback(self._connections.pop)
-        await task
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonce = secrets.token_hex(16)
