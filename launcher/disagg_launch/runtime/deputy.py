@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import time
+from typing import Any, Dict
 
 from disagg_launch.runtime import verdict
 
@@ -20,7 +21,8 @@ RUNNING = ("starting", "ready", "stopping", "")
 
 def main(run: str, host: str, job: str, requeue: bool) -> None:
     """Watch `host` as long as the run goes on; when it is down, say so in state/verdict.json and end the job, or have it start again."""
-    while _state(run) in RUNNING:
+    former = _status(run)  # of the job's life before it was requeued, perhaps, which says nothing about this one
+    while (now := _status(run)) == former or now.get("state", "") in RUNNING:
         time.sleep(PERIOD_S)
         if _asked("sinfo", "--noheader", f"--nodes={host}", "--states=down,fail", "--format=%N"):
             why = f"node {host}, which the gateway was on, is down"
@@ -29,13 +31,13 @@ def main(run: str, host: str, job: str, requeue: bool) -> None:
             return
 
 
-def _state(run: str) -> str:
+def _status(run: str) -> Dict[str, Any]:
     try:
         with open(os.path.join(run, "state", "status.json"), encoding="utf-8") as file:
-            state: str = json.load(file)["state"]
+            found: Dict[str, Any] = json.load(file)
     except (OSError, ValueError):
-        return ""
-    return state
+        return {}
+    return found
 
 
 def _asked(*argv: str) -> str:
