@@ -61,7 +61,9 @@ def _not_begun(run: Path, state: str, job: str) -> Told:
 
 def lines(told: Told) -> list[str]:
     """An explanation for people."""
-    out = [f"{told['state']}: {told['reason']}", *verdict.paragraphs(told)]
+    # what Slurm says of a job that waits has its state in it
+    said = told["reason"] if told["state"] == "pending" else f"{told['state']}: {told['reason']}"
+    out = [said, *verdict.paragraphs(told)]
     for one in told["restarts"]:
         why = f" (likely: {one['cause']}; {one['remedy']})" if one["cause"] else ""
         out.append(f"restarted before: {one['instance']} at {one['at']}, after {one['how']}{why}")

@@ -201,6 +201,8 @@ def main() -> None:
         raise SystemExit(packages.lacking() or 0)
     elif options.command == "up":
         up(Cluster(options.name, options.nodes, options.gpus, options.accounting, options.cgroup))
+        own = "" if options.name == Cluster.name else f"--name {options.name} "
+        print(f'up: {options.nodes} nodes; eval "$(python3 {sys.argv[0]} {own}env)" makes Slurm\'s commands mean them', file=sys.stderr)
     elif options.command == "down":
         down(Cluster(options.name))
     else:

@@ -75,14 +75,19 @@ class _GoingOn:
         self._run, self._ask = run, state.Status()
         self._expected = {*state.LIVING, "rendered", "pending"}
         self._asked_s, self._lost, self._answer = 0.0, 0, True
+        self._told = ""
 
     def __call__(self) -> bool:
         if time.monotonic() - self._asked_s >= ASK_S:
             self._asked_s = time.monotonic()
             try:
-                found = self._ask(self._run)["state"]
+                status = self._ask(self._run)
             except BackendRefused:
                 return self._answer  # Slurm is not to be reached now; the files are
+            found = status["state"]
+            if found == "pending" and status["job"] != self._told:
+                self._told = status["job"]
+                click.echo(self._told, err=True)  # why nothing comes
             self._lost = self._lost + 1 if found == "lost" else 0
             self._answer = found in self._expected or 0 < self._lost < LOST_TIMES
         return self._answer

@@ -121,8 +121,12 @@ def status(run: pathlib.Path, as_json: bool) -> None:
 
 def _status(run: pathlib.Path) -> dict[str, Any]:
     """What the gateway wrote last, if there was one, and what Slurm says."""
+    from disagg_launch.backends.slurm import jobs
     from disagg_launch.watch import state
 
+    if not (run / "plan.json").exists():
+        jobs.check_one(run)
+        raise BadInput(f"{run}: no run folder (it has no plan.json); name one that `disagg-launch up` or `submit` made, or a job's id")
     found = state.status(run)
     if found["state"] == "rendered":
         raise BadInput(f"{run}: no gateway has run here yet; start one with `disagg-launch up`")

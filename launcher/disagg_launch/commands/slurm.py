@@ -23,7 +23,7 @@ job_argument = click.argument("run", metavar="RUN|JOB")
 @click.option("--dry-run", is_flag=True, help="Print every text that would be sent, and send nothing.")
 @click.option("--test-only", is_flag=True, help="Ask Slurm when and where the job could start, and send nothing.")
 def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
-    """Render SPEC and send it to Slurm. Prints the job id and nothing else.
+    """Render SPEC and send it to Slurm. Prints the job id and nothing else; with --test-only, Slurm's answer.
 
     Several SPECs become one job array; their run folders are 0, 1, ... in the array's.
     """
@@ -35,8 +35,8 @@ def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run
         for _, _, files in rendered:
             runs.show(files)
     elif test_only:
-        for _, _, files in rendered:
-            click.echo(_tested(files), err=True)
+        for topology, _, files in rendered:
+            click.echo(f"{topology.name}: {_tested(files)}")
     elif len(specs) == 1:
         topology, _, files = rendered[0]
         click.echo(jobs.send(runs.written(topology, files, run)))
@@ -110,7 +110,10 @@ def cancel(run: str, patience_s: float) -> None:
     job = jobs.job_of(folder) if folder.is_dir() else run
     if job is None or not job[0].isdigit():
         raise BadInput(f"{run}: neither a job id nor a run folder that a job was sent from")
-    click.echo(jobs.cancel(job, patience_s).sentence())
+    seen = jobs.cancel(job, patience_s)
+    if seen.state == jobs.GONE and job == run:
+        raise BadInput(seen.sentence())
+    click.echo(seen.sentence())
 
 
 @click.group()

@@ -108,6 +108,8 @@ def call(run: str, message: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str
         with open(os.path.join(run, "state", "gateway.json"), encoding="utf-8") as file:
             address = json.load(file)["address"]
         answer = wire.ask(address, wire.read_token(run), message, timeout_s)
+    except FileNotFoundError:
+        raise BackendRefused(f"{run} is not up: no gateway has begun there yet") from None
     except (OSError, ValueError, KeyError) as problem:
         raise BackendRefused(f"{run} is not up: no gateway answers ({problem})") from None
     if answer == wire.HUNG_UP:

@@ -131,7 +131,7 @@ def _job_script(job: Job, starts: tuple[Start, ...]) -> File:
         deputy=_deputy(job) if sum(part.count for part in job.parts) > 1 else "",
         requeue=Raw(" --requeue" if job.spec.slurm.requeue else ""),
         surveys=[_survey(job, number, "addresses") for number in range(len(job.parts))],
-        signal=f" {job.spec.slurm.signal_s} s before the time limit, or" if job.spec.slurm.signal_s else "",
+        signal=job.spec.slurm.signal_s,
     )
     return File("job.sbatch", text, RUNNABLE)
 

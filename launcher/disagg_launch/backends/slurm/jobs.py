@@ -7,7 +7,8 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -18,7 +19,10 @@ from disagg_launch.runtime.folder import call
 
 JOB = "job.json"
 ASK_S = 30.0
+FEW = 8
+"""More instances than this are told as counts."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING")
+GONE = "GONE"
 LIVING = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
@@ -46,8 +50,10 @@ class Seen:
             )
         if self.alive:
             return f"job {self.job}: {self.state.lower()} since {self.start}"
+        if self.state == GONE:
+            return f"job {self.job}: Slurm does not know it (any more)"
         why = f" ({self.reason})" if self.reason else ""
-        return f"job {self.job}: {self.state.lower()}{why}" + (f", exit code {self.exit}" if self.exit else "")
+        return f"job {self.job}: {self.state.lower()}{why}" + (f", exit code {self.exit}" if self.exit not in ("", "0:0") else "")
 
 
 def send(folder: Path, extra: Iterable[str] = ()) -> str:
@@ -71,7 +77,7 @@ def _remember(folder: Path, job: str) -> None:
 
 def test(folder: Path) -> str:
     """What Slurm says about when and where the folder's job could start; nothing is sent. BackendRefused if it could never."""
-    return _slurm("sbatch", "--test-only", "job.sbatch", cwd=folder, said_on_error=True).strip()
+    return _slurm("sbatch", "--test-only", "job.sbatch", cwd=folder, said_on_error=True).replace("sbatch: ", "").strip()
 
 
 def folder_of(text: str) -> Path:
@@ -80,8 +86,16 @@ def folder_of(text: str) -> Path:
         return Path(text)
     seen = ask(text)
     if not seen.folder:
-        raise BadInput(f"job {text}: Slurm does not know it any more; name the run folder instead")
+        raise BadInput(f"{seen.sentence()}; name the run folder instead")
     return _folder_of(seen)
+
+
+def check_one(folder: Path) -> None:
+    """BadInput when a folder is that of an array, whose tasks have the run folders."""
+    tasks = sorted(int(path.parent.name) for path in folder.glob("[0-9]*/plan.json"))
+    if tasks and not (folder / "plan.json").exists():
+        named = ", ".join(f"{job_of(folder)}_{number} ({folder}/{number})" for number in tasks)
+        raise BadInput(f"{folder} is an array of {len(tasks)} runs; name one of them: {named}")
 
 
 def _folder_of(seen: Seen) -> Path:
@@ -99,12 +113,12 @@ def job_of(folder: Path) -> Optional[str]:
 
 
 def ask(job: str) -> Seen:
-    """How the job is; state "GONE" if Slurm has forgotten it."""
+    """How the job is; state GONE if Slurm has forgotten it."""
     try:
         text = _slurm("scontrol", "show", "job", job)
     except BackendRefused as refused:
         if "Invalid job id" in str(refused):
-            return Seen(job, "GONE")
+            return Seen(job, GONE)
         raise
     # one `Key=value` after the other; the folder stands alone on its line and may hold blanks
     found = dict(re.findall(r"(\w+)=(\S*)", text.split("\n\n")[0]))
@@ -149,6 +163,7 @@ def outcome(folder: Path, seen: Seen) -> Optional[DisaggError]:
 
 def wait(folder: Path, limit_s: float, say: Any) -> str:
     """The front door's URL once it is open. Tells `say` what is waited for; raises the verdict's error, or NotReady after `limit_s`."""
+    check_one(folder)
     job = job_of(folder)
     if job is None:
         raise BadInput(f"{folder}: no job was sent from here; send one with `disagg-launch submit`")
@@ -160,13 +175,20 @@ def wait(folder: Path, limit_s: float, say: Any) -> str:
         found = status(folder)
         if found.get("state") == "ready":
             return str(found["router"]["url"])
-        now = "; ".join([seen.sentence(), *(f"{one['name']} {one['stage']}" for one in found.get("instances", ()))])
+        now = "; ".join([seen.sentence(), *_stages(found.get("instances", ()))])
         if now != last:
             say(now)
             last = now
         if time.monotonic() > deadline:
             raise NotReady(f"not ready after {limit_s:g} s: {now}")
         time.sleep(0.5)
+
+
+def _stages(instances: Sequence[dict[str, Any]]) -> list[str]:
+    """How far each instance is, or how many of them are so far."""
+    if len(instances) <= FEW:
+        return [f"{one['name']} {one['stage']}" for one in instances]
+    return [f"{count} {stage}" for stage, count in Counter(one["stage"] for one in instances).items()]
 
 
 def cancel(job: str, patience_s: float) -> Seen:
