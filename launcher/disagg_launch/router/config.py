@@ -162,6 +162,8 @@ def parse(raw: Any, where: str = "config") -> Config:
             said.append("front_door.processes: only one process can keep the workers' entries; use an etcd:// cluster_uri with more")
     if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
         said.append("conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where")
+    if config.max_local_prefill is not None and config.front_door.dialect == "sglang":
+        said.append("conditional_disagg_config: SGLang's workers are always both asked; leave it out, or front_door.dialect: sglang")
     if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
         said.append("otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces")
     if config.front_door.admin_port == config.port:

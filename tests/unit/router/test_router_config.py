@@ -46,6 +46,12 @@ def test_all_complaints_come_at_once() -> None:
     assert all(line.startswith("f.yaml: ") for line in said.splitlines())
 
 
+def test_sglang_s_workers_are_always_both_asked() -> None:
+    kv_cache_aware = {**GOOD["generation_servers"], "router": {"type": "kv_cache_aware"}}
+    with pytest.raises(BadInput, match="conditional_disagg_config: SGLang's workers"):
+        parse({**GOOD, "generation_servers": kv_cache_aware, "conditional_disagg_config": {}, "front_door": {"dialect": "sglang"}})
+
+
 def test_keys_are_read_and_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nalpha\n\nbeta \n")
