@@ -68,6 +68,12 @@ class Scheduler:
         """Requests that are not finished."""
         return len(self._live)
 
+    @property
+    def kv_tokens(self) -> dict[str, int]:
+        """Tokens whose KV has a place now: of `running` requests, and of finished prompts that are `kept` until they are fetched."""
+        running = sum(sequence.capacity for sequence in list(self._running.values()))
+        return {"running": running, "kept": sum(tokens for _, tokens in list(self._exported.values()))}
+
     def submit(self, request: Request) -> int:
         """The request's number; its deltas follow. Refused if it can never be served."""
         if self.failed:
@@ -270,7 +276,7 @@ class Scheduler:
     def _record(self, step: Step, began: float) -> None:
         self._iterations += 1
         decoding = sum(len(row.tokens) == 1 for row in step.rows)
-        used = sum(sequence.capacity for sequence in self._running.values())
+        used = self.kv_tokens
         self.stats.append(
             {
                 "iter": self._iterations,
@@ -287,9 +293,9 @@ class Scheduler:
                 "kvCacheStats": {
                     "tokensPerBlock": 1,
                     "maxNumBlocks": self.limits.pool,
-                    "usedNumBlocks": used,
-                    "freeNumBlocks": self.limits.pool - used,
-                    "numTokensInTransferBuffer": sum(tokens for _, tokens in self._exported.values()),
+                    "usedNumBlocks": used["running"],
+                    "freeNumBlocks": self.limits.pool - used["running"],
+                    "numTokensInTransferBuffer": used["kept"],
                 },
             }
         )

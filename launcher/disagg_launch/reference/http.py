@@ -110,7 +110,8 @@ class App:
         await _reply(send, 200, {"object": "list", "data": [card]})
 
     async def _server_info(self, receive: Receive, send: Send) -> None:
-        await _reply(send, 200, {"disaggregated_params": None, **self._about, "active_requests": self._scheduler.load})
+        now = {"active_requests": self._scheduler.load, "kv_tokens": self._scheduler.kv_tokens}
+        await _reply(send, 200, {"disaggregated_params": None, **self._about, **now})
 
     async def _metrics(self, receive: Receive, send: Send) -> None:
         """Statistics of the iterations since the last call; at most the newest thousand."""

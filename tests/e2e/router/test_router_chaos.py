@@ -89,7 +89,7 @@ async def play_it(port: int, workers: list[Process], router: psutil.Process) -> 
         assert router.memory_info().rss < baseline + LEEWAY_BYTES
     breaking.cancel()
     page = (await _raw(port, request("GET", "/metrics"))).decode()
-    assert int(page.split("\nresumed_streams ")[1].split("\n")[0]) > 0
+    assert int(page.split("\nresumed_streams_total ")[1].split("\n")[0]) > 0
     for line in page.splitlines():
         assert not line.startswith("worker_active_requests{") or line.endswith(" 0"), line
     while len(router.net_connections()) > 2 + 2 * len(workers):  # its port, this look, and probes: idle ones are closed in time

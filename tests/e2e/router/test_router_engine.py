@@ -43,11 +43,12 @@ class Run:
     """One context and two generation workers of the reference engine and a router, as processes."""
 
     def __init__(self, folder: Path) -> None:
-        self._log = (folder / "log").open("wb")
+        self.log = folder / "log"
+        self._log = self.log.open("ab")
         roles = {"ctx": "CONTEXT", "gen0": "GENERATION", "gen1": "GENERATION"}
         self.ports = {name: free_port() for name in (*roles, "router")}
         ctx_yaml = folder / "ctx.yaml"
-        ctx_yaml.write_text("disable_overlap_scheduler: true\n")
+        ctx_yaml.write_text("cache_transceiver_config: {backend: DEFAULT, kv_transfer_timeout_ms: 10000}\n")
         self.processes = {}
         for name, role in roles.items():
             flags = ["--host", "127.0.0.1", "--port", str(self.ports[name]), "--server_role", role, "--config", str(ctx_yaml)]
@@ -119,6 +120,40 @@ def test_curl(run: Run) -> None:
     assert said.startswith(b"data: {") and said.endswith(b"data: [DONE]\n\n")
 
 
+def about(run: Run, name: str) -> Any:
+    return json.load(urllib.request.urlopen(f"http://127.0.0.1:{run.ports[name]}/server_info", timeout=20))
+
+
+def ask_and_leave(run: Run, when: str) -> None:
+    """Streams with a long prompt (ctx) or a long answer (gen), left by their clients while such workers hold KV for some of them."""
+    clients = []
+    prompt, tokens = (PROMPT * 9, 30) if when == "ctx" else (PROMPT, 450)
+    body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": tokens, "stream": True, "ignore_eos": True}).encode()
+    for _ in range(24):
+        clients.append(socket.create_connection(("127.0.0.1", run.ports["router"])))
+        clients[-1].sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    if when == "ctx":
+        assert any(about(run, "ctx")["kv_tokens"]["running"] for _ in range(1000))
+    else:  # all of them: the KV of a prompt that is finished in the moment in which its client leaves has a time limit only
+        assert all(client.recv(1) == b"H" for client in clients)
+        assert any(about(run, name)["kv_tokens"]["running"] for name in ("gen0", "gen1"))
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("when", ["ctx", "gen"])
+def test_clients_that_leave_free_the_kv_on_both_workers(run: Run, when: str) -> None:
+    """During the prefill and during decoding; not by the requests' natural end, as the workers' log shows."""
+    before = run.log.read_text().count("the client left: request cancelled")
+    ask_and_leave(run, when)
+    workers = [name for name in run.ports if name != "router"]
+    while any(told["active_requests"] or any(told["kv_tokens"].values()) for told in (about(run, name) for name in workers)):
+        time.sleep(0.02)
+    assert run.log.read_text().count("the client left: request cancelled") > before
+    page = urllib.request.urlopen(run.url + "/metrics", timeout=5).read().decode()
+    assert "\ngen_error_requests_total 0\n" in page and "\nctx_error_requests_total 0\n" in page
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL])
 def test_a_generation_worker_killed_in_mid_stream_costs_no_token(run: Run, how: signal.Signals) -> None:
     """Greedy, many streams at once: every text equals that of an undisturbed run."""
@@ -149,4 +184,4 @@ def test_a_generation_worker_killed_in_mid_stream_costs_no_token(run: Run, how: 
         thread.join(60)
     assert found == wanted
     page = urllib.request.urlopen(run.url + "/metrics", timeout=5).read().decode()
-    assert int(page.split("\nresumed_streams ")[1].split("\n")[0]) >= 1 and "\nbroken_streams 0\n" in page
+    assert int(page.split("\nresumed_streams_total ")[1].split("\n")[0]) >= 1 and "\nbroken_streams_total 0\n" in page

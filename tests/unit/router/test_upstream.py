@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvicorn
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disagg_launch.router.upstream import Connection, Pool, UpstreamError
+from disagg_launch.router.fleet import SWEEP_S
+from disagg_launch.router.upstream import IDLE_LIMIT_S, Connection, Pool, UpstreamError
 
 BODY = b'{"answer": "forty-two"}'
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: x\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -68,6 +71,40 @@ def test_a_connection_to_itself_is_none() -> None:
         loop = new_loop()
         loop.run_until_complete(scene())
         loop.close()
+
+
+def test_idle_connections_are_dropped_before_a_server_would() -> None:
+    """By the sweeper, and by whoever would use one that the sweeper has not come to yet."""
+
+    async def scene() -> None:
+        ended: list[int] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served = 0
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while await reader.readuntil(b"\r\n\r\n"):
+                    served += 1
+                    writer.write(PLAIN)
+            ended.append(served)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        pool = Pool(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        for times in (2, 1, 1):  # the last two find one that is too old
+            for _ in range(times):
+                assert await pool.call(b"GET", b"/", b"", b"", 20) == (200, BODY)
+            now = asyncio.get_running_loop().time()
+            pool.sweep(now + IDLE_LIMIT_S - 1)
+            assert pool.open == 1
+            pool._idle[0].idle_since = now - IDLE_LIMIT_S
+        pool.sweep(now + 1)
+        assert pool.open == 0
+        while sorted(ended) != [1, 1, 2]:
+            await asyncio.sleep(0.01)
+        server.close()
+
+    asyncio.run(scene())
+    assert IDLE_LIMIT_S + SWEEP_S < uvicorn.Config("").timeout_keep_alive == 5  # which trtllm-serve has too
 
 
 async def feed(pieces: list[bytes], end: Any = "open") -> tuple[int, bytes, Connection]:
