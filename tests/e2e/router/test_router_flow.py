@@ -214,7 +214,7 @@ def test_a_client_that_leaves_ends_both_hops(play: Any, where: str, stream: bool
                 await asyncio.sleep(0.02)
             assert worker.aborted == 1 and (where == "gen" or c.gen[0].seen == [])
             metrics = (await c.get("/metrics")).body
-            assert b"\nclient_disconnects 1\n" in metrics and b"\nctx_error_requests 0\n" in metrics
+            assert b"\nclient_disconnects_total 1\n" in metrics and b"\nctx_error_requests_total 0\n" in metrics
 
     play(scene)
 
