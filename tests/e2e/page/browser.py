@@ -22,6 +22,9 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1", "--no-proxy-server",
 )  # fmt: skip
 
+SCRIPT_S = 180
+"""To look through the page of 500 instances for what a screen reader would miss takes a busy machine longer than the usual 30 s."""
+
 
 def chromium(profile: Path, width: int = 1360, height: int = 900) -> webdriver.Chrome:
     """A browser with a profile of its own, which keeps what its console says."""
@@ -30,7 +33,9 @@ def chromium(profile: Path, width: int = 1360, height: int = 900) -> webdriver.C
     for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    browser.set_script_timeout(SCRIPT_S)
+    return browser
 
 
 def prefer(browser: webdriver.Chrome, **features: str) -> None:
