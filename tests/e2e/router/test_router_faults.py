@@ -87,7 +87,7 @@ def test_a_stream_goes_on_elsewhere_with_no_token_twice_and_none_missing(play: A
                 usage = answer.events[-1]["usage"]
                 assert usage["completion_tokens"] == 12 and usage["total_tokens"] == usage["prompt_tokens"] + 12
                 assert usage["prompt_tokens"] == (len(json.dumps(prompt)) if chat else 5)
-            assert await metric(c, "resumed_streams") == 1 and await metric(c, "broken_streams") == 0
+            assert await metric(c, "resumed_streams_total") == 1 and await metric(c, "broken_streams_total") == 0
 
     play(scene)
 
@@ -122,7 +122,7 @@ def test_without_ids_a_broken_stream_ends_in_an_error_event(play: Any) -> None:
             c.gen[0].mode = c.gen[1].mode = "die"
             answer = await c.complete("hello", 8, stream=True)
             assert answer.done and answer.events[-1]["error"]["type"] == "server_error"
-            assert expected("hello", 8).startswith(answer.text) and await metric(c, "broken_streams") == 1
+            assert expected("hello", 8).startswith(answer.text) and await metric(c, "broken_streams_total") == 1
 
     play(scene)
 
@@ -175,7 +175,7 @@ def test_clients_that_leave_are_not_failures(play: Any) -> None:
                     await c.post("/v1/completions", {"prompt": "x", "max_tokens": 500, "stream": True}, timeout_s=0.1)
             c.gen[0].pause_s = 0
             assert (await c.complete("hello", 4)).status == 200
-            assert await metric(c, 'worker_state{role="generation"') == 1 and await metric(c, "gen_error_requests") == 0
+            assert await metric(c, 'worker_state{role="generation"') == 1 and await metric(c, "gen_error_requests_total") == 0
 
     play(scene)
 
@@ -305,9 +305,9 @@ def test_a_client_that_takes_nothing_for_too_long_is_left(play: Any) -> None:
     async def scene() -> None:
         async with cluster(front_door={"stall_timeout_s": 0.5}) as c:
             writer, _, _ = await unread_stream(c)
-            while not await metric(c, "client_disconnects"):
+            while not await metric(c, "client_disconnects_total"):
                 await asyncio.sleep(0.05)
-            assert await metric(c, "worker_active_requests") == 0 and await metric(c, "gen_error_requests") == 0
+            assert await metric(c, "worker_active_requests") == 0 and await metric(c, "gen_error_requests_total") == 0
             writer.close()
 
     play(scene)
@@ -386,6 +386,6 @@ def test_the_gateway_tells_who_is_gone_and_who_is_back(play: Any, tmp_path: Path
             assert (await c.post("/admin/gone", {"worker": c.gen[1].url}, admin)).status == 200
             for i, answer in enumerate(await asyncio.gather(*streams)):
                 assert answer.done and answer.text == expected(f"s{i}", 30)
-            assert await metric(c, "resumed_streams") == 3
+            assert await metric(c, "resumed_streams_total") == 3
 
     play(scene)
