@@ -28,7 +28,7 @@ def test_locust_finds_no_failure(play: Any, tmp_path: Path, locust: Path) -> Non
             rows = {row["name"]: row for row in json.loads(said)}
             assert set(rows) == {"whole", "stream"} and not any(row["num_failures"] for row in rows.values())
             page = (await one.send(request("GET", "/metrics"))).body.decode()
-            answered = int(page.split("\ntotal_responses ")[1].split("\n")[0])
+            answered = int(page.split("\ntotal_responses_total ")[1].split("\n")[0])
             assert answered == sum(row["num_requests"] for row in rows.values()) > 0
 
     play(scene)
