@@ -186,8 +186,9 @@ class App:
     def _exchange(self, request: Request, path: bytes, number: int, request_id: bytes, client: str) -> Exchange:
         chat = path == CHAT
         headers = request.headers
+        raw, request.body = bytes(request.body), b""  # what is needed of it is decoded: long prompts are not kept twice
         try:
-            asked = loads(bytes(request.body), "prompt_token_ids" if chat else "prompt")
+            asked = loads(raw, "prompt_token_ids" if chat else "prompt")
         except ValueError as wrong:
             raise refusal(400, f"the body is not a JSON object: {wrong}") from None
         stream = asked.get("stream") or False

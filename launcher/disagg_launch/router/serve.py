@@ -23,7 +23,7 @@ from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, bound
 from disagg_launch.router.reply import Reply, Request
 
-SWEEP_S = 1.0  # between two looks for clients that take too long; histograms are folded then too
+SWEEP_S = 0.25  # between two looks for clients that take too long; histograms are folded then, before what they keep adds up to megabytes
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 RELOAD_S = 10.0  # that a changed file's workers have to answer before they are used
 ALONE = Siblings()

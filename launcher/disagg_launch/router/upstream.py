@@ -70,13 +70,13 @@ class Connection(asyncio.Protocol):
 
     # what a caller does
 
-    def ask(self, request: bytes, deadline: float) -> None:
-        """Send a whole request (head and body). The answer's headers must be here at `deadline` (monotonic seconds)."""
+    def ask(self, head: bytes, body: bytes, deadline: float) -> None:
+        """Send a whole request. The answer's headers must be here at `deadline` (monotonic seconds)."""
         self._reset()
         self.used += 1
         self.deadline = deadline
         if self._broken is None:  # it may have ended since it was made; whoever waits is told
-            self._transport.write(request)
+            self._transport.writelines((head, body) if body else (head,))
 
     async def pour(self, feed: Callable[[bytes], None]) -> None:
         """Call `feed` with each piece of the body as it comes, until its end. UpstreamError if it is cut short."""
@@ -234,12 +234,12 @@ class Pool:
         `extra`: further header lines, each ending in CR LF. UpstreamError after at most one repetition (see there).
         """
         head = b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
-        request = head % (method, path, self._host, len(body), extra) + body
+        begun = head % (method, path, self._host, len(body), extra)
         connection = self._reuse() or await self._connect()
         while True:
             self._busy.add(connection)
             try:
-                connection.ask(request, self.loop.time() + timeout_s)
+                connection.ask(begun, body, self.loop.time() + timeout_s)
                 await connection.until(until)
                 return connection
             except UpstreamError as error:

@@ -63,7 +63,7 @@ class Scene:
         pool.loop = loop
         self.connection, self.wire, self.client = Connection(pool), Wire(), Client()
         self.connection.connection_made(self.wire)
-        self.connection.ask(b"x", 0)
+        self.connection.ask(b"x", b"", 0)
         ask = Ask(0)
         self.exchange = Exchange(id="", path=b"", chat=False, stream=True, body={}, ask=ask, extra=b"", client="", began=0.0)
         self.exchange.kept = Kept()
@@ -168,7 +168,7 @@ def test_a_connection_goes_back_unpaused_though_its_last_client_was_slow() -> No
         await one.feed(HEAD + chunked(b"".join(EVENTS), []))
         await one.end()
         assert one.connection.reusable and not one.wire.paused
-        one.connection.ask(b"next", 123.0)
+        one.connection.ask(b"next", b"", 123.0)
         full.set_result(None)
         await asyncio.sleep(0)
         assert one.connection.deadline == 123.0  # the next request's, untouched by the last one's client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -33,8 +33,8 @@ class Wire:
     def get_extra_info(self, name: str) -> str:
         return name
 
-    def write(self, data: bytes) -> None:
-        self.sent += data
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.sent += b"".join(parts)
 
     def abort(self) -> None:
         self.closed = True
@@ -60,7 +60,7 @@ def test_a_connection_to_itself_is_none() -> None:
             address = one.getsockname()
         _, connection = await pool.loop.create_connection(lambda: Connection(pool), *address, local_addr=address)
         await asyncio.sleep(0.05)  # until its end has been seen
-        connection.ask(b"GET / HTTP/1.1\r\n\r\n", 1.0)
+        connection.ask(b"GET / HTTP/1.1\r\n\r\n", b"", 1.0)
         with pytest.raises(UpstreamError, match="connect: nobody listens there"):
             await connection.until(1)
         with socket.socket() as one:
@@ -112,7 +112,7 @@ async def feed(pieces: list[bytes], end: Any = "open") -> tuple[int, bytes, Conn
     pool.loop = asyncio.get_running_loop()
     connection = Connection(pool)
     connection.connection_made(Wire())
-    connection.ask(b"x", 0)
+    connection.ask(b"x", b"", 0)
     asking = asyncio.ensure_future(connection.whole())
     await asyncio.sleep(0)
     for piece in pieces:
