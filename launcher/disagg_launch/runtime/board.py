@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import shutil
@@ -11,12 +10,16 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from disagg_launch.runtime.folder import write_private
 from disagg_launch.runtime.readiness import SCHEDULED, STAGES, UP, Observation, far
 from disagg_launch.runtime.record import timestamp
+from disagg_launch.runtime.scribe import ERR, FILES, LAST_WORDS_S, OUT, VOICE
 
 PAINT_S = 0.1
 SAVE_S = 0.5
+FINAL_S = 0.5
+"""Whoever waited for a change asks for the status next: it is there by then, if the file system takes no longer."""
+BEHIND_S = 5.0
+"""A file system that takes longer than this for a few lines is worth a word."""
 MANY = 24
 """More instances than this are shown as counts, with the first few that are not ready by name."""
 STEP_WIDTH = 22
@@ -31,13 +34,13 @@ class Board:
         self._opened = opened
         self._quiet = quiet
         self._live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self._log = open(os.path.join(run, "logs", "gateway.log"), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._log, self._status = os.path.join(run, "logs", "gateway.log"), os.path.join(run, "state", "status.json")
         self._shown: Dict[str, str] = {}
         self._painted_lines = 0
         self._painted_at = self._saved_at = 0.0
         self.owes = False
         self._began = time.monotonic()
-        self._trouble = ""
+        self._trouble = self._refused = ""
 
     def note(self, text: str) -> None:
         """One event: a line in logs/gateway.log, and on standard error."""
@@ -49,9 +52,9 @@ class Board:
         if page:
             self._say(f"watch it: {page}")
         self._keep(f"ready: {url}")
-        with contextlib.suppress(OSError):
-            print(f"ready: {url}", flush=True)
+        VOICE.append(OUT, f"ready: {url}\n")
         if self._opened is not None:
+            VOICE.flush(FINAL_S)  # it cuts us off from the terminal
             self._opened()
 
     def progress(self, observations: Sequence[Observation], final: bool = False) -> None:
@@ -70,29 +73,31 @@ class Board:
                     self._changed(one.instance, far(one.stage, one.phase))
 
     def save(self, status: Callable[[], Dict[str, Any]], final: bool = False) -> None:
-        """state/status.json, if the last is SAVE_S old or it is `final`; otherwise it is owed. That there is no room is said once."""
+        """state/status.json, if the last is SAVE_S old or it is `final`; otherwise it is owed. What is wrong with the disk is said once."""
         now = time.monotonic()
         self.owes = not final and now - self._saved_at < SAVE_S
         if self.owes:
             return
         self._saved_at = now
-        try:
-            write_private(os.path.join(self.run, "state", "status.json"), in_rows({**status(), "written": timestamp()}) + "\n")
-            trouble = ""
-        except OSError as problem:
-            trouble = f"state/status.json cannot be written ({problem.strerror}): make room; everybody serves on"
+        slow = FILES.behind_s > BEHIND_S
+        trouble = f"nothing can be written to {self.run}: its file system does not answer; everybody serves on" if slow else self._refused
         if trouble not in ("", self._trouble):
             self.note(trouble)
         self._trouble = trouble
+        FILES.put(self._status, in_rows({**status(), "written": timestamp()}) + "\n", self._put)
+        if final:
+            FILES.flush(FINAL_S)
 
     def close(self) -> None:
         """The last line has been said."""
-        with contextlib.suppress(OSError):
-            self._log.close()
+        FILES.close(LAST_WORDS_S)
+        VOICE.flush(FINAL_S)
+
+    def _put(self, problem: Optional[OSError]) -> None:
+        self._refused = f"state/status.json cannot be written ({problem.strerror}): make room; everybody serves on" if problem else ""
 
     def _keep(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not end a deployment that serves
-            self._log.write(f"{timestamp()} {text}\n")
+        FILES.append(self._log, f"{timestamp()} {text}\n")
 
     def _changed(self, name: str, text: str) -> None:
         if self._shown.get(name) != text:
@@ -108,15 +113,12 @@ class Board:
     def _paint(self, lines: List[str]) -> None:
         width = shutil.get_terminal_size().columns - 1
         up = f"\x1b[{self._painted_lines}F\x1b[J" if self._painted_lines else ""
-        with contextlib.suppress(OSError):
-            sys.stderr.write(up + "".join(f"{self._elapsed()} {line}"[:width] + "\n" for line in lines))
-            sys.stderr.flush()
+        VOICE.append(ERR, up + "".join(f"{self._elapsed()} {line}"[:width] + "\n" for line in lines))
         self._painted_lines = len(lines)
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            with contextlib.suppress(OSError):  # whoever read our standard error may have left; the run goes on
-                print(text, file=sys.stderr, flush=True)
+            VOICE.append(ERR, text + "\n")
             self._painted_lines = 0
 
     def _elapsed(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, List
 from disagg_launch.runtime import exposition
 from disagg_launch.runtime import verdict as verdicts
 from disagg_launch.runtime.readiness import Verdict
+from disagg_launch.runtime.scribe import FILES, LAST_WORDS_S
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
@@ -35,6 +36,7 @@ class Closing:
         gateway.events.tell("verdict", verdict.reason, verdict.instance, state=verdict.state, code=verdict.exit_code)
         killed = verdicts.oom_kills() - self._oom_kills
         said = verdict.state, verdict.reason, verdict.exit_code, verdict.instance
+        await gateway.loop.run_in_executor(None, FILES.flush, LAST_WORDS_S)
         told = await gateway.loop.run_in_executor(None, verdicts.judged, gateway.run, *said, killed)
         with contextlib.suppress(OSError):  # on a full disk it is said, and everybody is stopped in order all the same
             verdicts.write(gateway.run, told)
@@ -69,8 +71,6 @@ class Closing:
         gateway.save(final=True)
         gateway.board.note("everything has ended")
         gateway.events.tell("stopped", "everything has ended", state=verdict.state)
-        gateway.events.close()
-        self._fleet.close()
         self._fleet.nursery.close()
         if gateway.warden is not None:
             gateway.warden.communicate()  # closes its standard input, upon which it leaves

@@ -22,7 +22,6 @@ Ranks are global numbers. A stage that was reached and left between two looks (1
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import time
@@ -30,14 +29,14 @@ from typing import Any, Dict, Iterable, Optional, Tuple
 
 from disagg_launch.runtime.readiness import far
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.scribe import FILES
 
 
 class Events:
     """The log of one gateway's life."""
 
     def __init__(self, run: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(os.path.join(run, "state", "events.jsonl"), flags, 0o600)
+        self._path = os.path.join(run, "state", "events.jsonl")
         self.began_at = time.time()
         self._clock_s = time.monotonic()
         self.counts: Dict[Tuple[str, str], int] = collections.Counter()
@@ -45,12 +44,11 @@ class Events:
         self._ended: Dict[str, int] = {}
 
     def tell(self, event: str, text: str = "", instance: str = "", at_s: Optional[float] = None, **more: Any) -> float:
-        """Append one line; its `t`. `at_s` for what happened before it was known. A full disk must not end a deployment that serves."""
+        """Append one line; its `t`. `at_s` for what happened before it was known."""
         t_s = time.monotonic() - self._clock_s if at_s is None else at_s - self.began_at
         told = {"at": round(self.began_at + t_s, 4), "t": round(t_s, 4), "event": event, "instance": instance, "text": text, **more}
         self.counts[event, str(more.get("ok", more.get("state", instance)))] += 1
-        with contextlib.suppress(OSError):
-            os.write(self._file, json.dumps(told, separators=(",", ":")).encode() + b"\n")
+        FILES.append(self._path, json.dumps(told, separators=(",", ":")) + "\n", 0o600)
         return t_s
 
     def follow(self, records: Iterable[Record]) -> None:
@@ -67,10 +65,6 @@ class Events:
             if rank is not None:
                 more["rank"] = rank
             self.tell("stage", far(*step[:3]), one.name, stage=step.stage, life=one.starts, **more)
-
-    def close(self) -> None:
-        """Nothing more will happen."""
-        os.close(self._file)
 
 
 def _blamed(one: Record) -> Dict[str, Any]:

@@ -292,11 +292,6 @@ class Fleet:
     def _everyone(self) -> Set[int]:
         return processes.descendants(os.getpid()) - self.spared
 
-    def close(self) -> None:
-        """Close every log."""
-        for one in (*self.records.values(), self.router):
-            one.close()
-
 
 def _code(one: Record) -> int:
     """The exit status a death deserves: a missing program is the backend's refusal, anything else a dead worker."""

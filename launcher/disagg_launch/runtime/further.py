@@ -37,7 +37,7 @@ class Further:
         """Note what becomes of each, for as long as this run is up."""
         while True:
             await asyncio.sleep(LOOK_S)
-            self.seen = self.jobs()
+            self.seen = await self._gateway.loop.run_in_executor(None, self.jobs)
             for one in self.seen:
                 sentence = " ".join(part for part in (one["state"] + (":" if one["reason"] else ""), one["reason"]) if part)
                 if self._told.get(one["folder"]) != sentence:

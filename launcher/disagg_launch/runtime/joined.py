@@ -78,13 +78,14 @@ class Joined:
             await asyncio.sleep(LOOK_S)
             try:
                 await gateway.loop.run_in_executor(None, folder.call, self._main, {"kind": "state"})
-                if self._now()[0] == self._address:
+                if (await gateway.loop.run_in_executor(None, self._now))[0] == self._address:
                     heard_s = gateway.loop.time()
                     continue
                 why = "has been started anew"
             except (BackendRefused, OSError, ValueError, KeyError) as silent:
                 why = f"does not answer any more ({silent})"
-            if gateway.loop.time() - heard_s > gateway.launch.policy.fence_s or self._over():
+            over = await gateway.loop.run_in_executor(None, self._over)
+            if over or gateway.loop.time() - heard_s > gateway.launch.policy.fence_s:
                 gateway.board.note(f"the deployment that this run joined {why}")
                 gateway.end_in_order()
                 return

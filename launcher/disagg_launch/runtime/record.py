@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import datetime
 import os
 import re
 import time
-from typing import IO, TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from disagg_launch.errors import WorkerDied
 from disagg_launch.plan import Instance, Plan
@@ -17,6 +16,7 @@ from disagg_launch.runtime.phases import Phase
 from disagg_launch.runtime.probe import Seen
 from disagg_launch.runtime.progress import Progress
 from disagg_launch.runtime.readiness import Observation, stage_of
+from disagg_launch.runtime.scribe import FILES
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.binding import Binding
@@ -45,7 +45,7 @@ class Record:
         self.name, self.host, self.port, self.role = name, host, port, role
         self.ranks = ranks
         self.log_path = log
-        self.log: Optional[IO[str]] = None
+        self._log = ""
         self.starts = self.wished = 0
         """How often it was started, and how many of those starts say nothing of how it does."""
         self.begun_s = 0.0
@@ -68,13 +68,12 @@ class Record:
         self.tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
 
     def begin(self, run: str, digest: str) -> None:
-        """A life begins: open the log and write its header line."""
+        """A life begins: its header line goes into the log."""
         self.renew()
         self.started = True
         self.starts += 1
         self.begun_s = time.monotonic()
-        with contextlib.suppress(OSError):  # see _write
-            self.log = self.log or open(os.path.join(run, self.log_path), "a", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+        self._log = os.path.join(run, self.log_path)
         self._write(HEADER.format(name=self.name, digest=digest, start=self.starts, time=timestamp()))
 
     def end(self, why: str, now_s: float, code: int = WorkerDied.exit_code, rank: Optional[int] = None, how: str = "") -> None:
@@ -106,17 +105,8 @@ class Record:
         self._write(f"[{rank}] {timestamp()} {text}")
 
     def _write(self, line: str) -> None:
-        """A line into the log. On a full disk it is lost: whoever said it must go on, and who reads its pipe must read on."""
-        if self.log is not None:
-            with contextlib.suppress(OSError):
-                self.log.write(line + "\n")
-
-    def close(self) -> None:
-        """Close the log."""
-        if self.log is not None:
-            with contextlib.suppress(OSError):
-                self.log.close()
-            self.log = None
+        if self._log:
+            FILES.append(self._log, line + "\n")
 
     @property
     def missing(self) -> Tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Set, Tuple
 
@@ -13,6 +12,7 @@ from disagg_launch.runtime.desk import Message
 from disagg_launch.runtime.progress import Figures
 from disagg_launch.runtime.pulse import Gpus, Pulse
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.scribe import FILES
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
@@ -79,8 +79,7 @@ class Vitals:
         lines = await (self._sample_far(one, ask) if one.far else self._sample_here(one, ask))
         path = os.path.join(self._gateway.run, "logs", f"{one.name}.stacks")
         head = f"# {one.name} start {one.starts} at {record.timestamp()}"
-        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", opener=_private) as file:
-            file.write("\n".join([head, *lines, ""]))
+        FILES.append(path, "\n".join([head, *lines, ""]), 0o600)
 
     async def _sample_here(self, one: Record, ask: str) -> List[str]:
         """In a process of its own: py-spy takes its time, and everybody else is to be heard meanwhile."""
@@ -104,7 +103,3 @@ class Vitals:
             await asyncio.sleep(processes.POLL_S)
         found: Dict[str, Any] = {host: self._stacks.get((one.name, host), ["no answer from its companion"]) for host in sorted(hosts)}
         return [line for host, lines in found.items() for line in (f"on {host}:", *lines)]
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
