@@ -23,7 +23,9 @@ from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, bound
 from disagg_launch.router.reply import Reply, Request
 
-SWEEP_S = 0.25  # between two looks for clients that take too long; histograms are folded then, before what they keep adds up to megabytes
+SWEEP_S = 0.25  # between two looks for clients that take too long
+FOLD_AT = 1000
+"""So much a histogram may collect: less than megabytes, and enough that no request of a quiet router waits while a few are counted."""
 GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles: look for them less often than Python does by default
 RELOAD_S = 10.0  # that a changed file's workers have to answer before they are used
 ALONE = Siblings()
@@ -120,7 +122,7 @@ class Application:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._metrics.fold()
+            self._metrics.fold(FOLD_AT)
             if self._config.front_door.processes > 1 and os.getppid() != self._parent:
                 signal.raise_signal(signal.SIGTERM)  # the first process was killed: nobody would ever stop this one
             for connection in list(self.connections()):
