@@ -17,7 +17,7 @@ from disagg_launch.runtime.folder import write_private
 OUT, ERR = "&1", "&2"
 """What stands for standard output and standard error in place of a path."""
 MOST_BYTES = 64 << 20
-"""So much may wait to be appended; what comes then is lost, and counted."""
+"""So much may wait to be appended; what comes then is lost: whoever stalls for so long was named by the board before."""
 LAST_WORDS_S = 10.0
 """So long the end waits for what was said to be written."""
 
@@ -36,14 +36,11 @@ class Scribe:
         self._waiting_bytes = 0
         self._busy_since = 0.0
         self._files: Dict[str, int] = {OUT: 1, ERR: 2}  # the thread's own
-        self.lost = 0
-        """How many texts found no room."""
 
     def append(self, path: str, text: str, mode: int = 0o666) -> None:
-        """Have `text` written at the end of a file, which is made with `mode` if it is not there; on a full disk it is lost."""
+        """Have `text` written at the end of a file, made with `mode` if it is not there; lost on a full disk and beyond MOST_BYTES."""
         with self._changed:
             if self._waiting_bytes > MOST_BYTES:
-                self.lost += 1
                 return
             self._waiting_bytes += len(text)
             self._modes[path] = mode
