@@ -240,13 +240,18 @@ def test_words_for_people(scene):
     assert verdict.one_line(told).startswith("ctx0 rank 0 on node0 (GPU 0) failed first: a file system is full (DC")
 
 
-def test_of_what_is_said_again_and_again_the_first_and_the_last_are_kept(scene):
+def flood(scene, around):
+    """ctx0 says one error a thousand times within ten seconds, once another in the midst of them, and ends."""
     scene.instance("ctx0", 0)
     for k in range(1000):
         scene.say(1 + k / 100, "ctx0", 0, f"ERROR request {k} was cancelled")
         if k == 400:
-            scene.say(5.001, "ctx0", 0, "OSError: [Errno 28] No space left on device")
+            scene.say(5.001, "ctx0", 0, around)
     scene.end(11.0, "ctx0", rank=0)
+
+
+def test_of_what_is_said_again_and_again_the_first_and_the_last_are_kept(scene):
+    flood(scene, around="OSError: [Errno 28] No space left on device")
     found = sieve.telling(str(scene.run / "logs/ctx0.log"), stamp(T0), "~", 1 << 20)
     texts = [one.text for one, _ in found]
     assert (
@@ -259,12 +264,7 @@ def test_of_what_is_said_again_and_again_the_first_and_the_last_are_kept(scene):
 
 
 def test_a_flood_of_errors_does_not_wash_away_another(scene):
-    scene.instance("ctx0", 0)
-    for k in range(1000):
-        scene.say(1 + k / 1000, "ctx0", 0, f"ERROR request {k} was cancelled")
-        if k == 500:
-            scene.say(1.5001, "ctx0", 0, "RuntimeError: the block table is full")
-    scene.end(2.1, "ctx0", rank=0)
+    flood(scene, around="RuntimeError: the block table is full")
     told = scene.judged("ctx0")
     assert told["first_errors"][-1] == "RuntimeError: the block table is full"
 
