@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
             if self._reply is not None:
                 self._reply.left = True
             self._task.cancel()
+            self._server.tasks.discard(self._task)  # one that has not begun yet never comes to `_answered`
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -161,7 +162,9 @@ class Connection(asyncio.Protocol):
 
     def _start(self, request: Request) -> None:
         self._reply = reply = Reply(self, request)
-        task = begin(self._run(request, reply), self.loop)
+        coming = self._run(request, reply)
+        # alone, its latency counts; among others throughput does, and to read them all before the first begins costs each 10 us less
+        task = self.loop.create_task(coming) if self._server.tasks else begin(coming, self.loop)
         if task is not None:
             self._task = task
             self._server.tasks.add(task)

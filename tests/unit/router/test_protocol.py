@@ -57,7 +57,9 @@ class Server:
 
 
 class Scene:
-    def __init__(self, **limits: Any) -> None:
+    """One connection; in `company` other connections' requests are being answered, and then none begins in the call that read it."""
+
+    def __init__(self, company: bool = False, **limits: Any) -> None:
         self.seen: list[Request] = []
 
         async def handle(request: Request, reply: Reply) -> None:
@@ -67,6 +69,8 @@ class Scene:
             await reply.whole(200, b"text/plain", bytes(request.body))
 
         self.server, self.wire = Server(), Wire()
+        self.others = {object()} if company else set()
+        self.server.tasks |= self.others
         self.connection: Connection = bound(handle, FrontDoor(**limits))(None, self.server, None)
         self.connection.connection_made(self.wire)
 
@@ -75,7 +79,7 @@ class Scene:
             if not self.wire.closed:
                 self.connection.data_received(piece)
             await asyncio.sleep(0)
-        while self.server.tasks:
+        while self.server.tasks != self.others:
             await asyncio.sleep(0)
 
 
@@ -89,15 +93,27 @@ def cut(raw: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(list(REQUESTS)), min_size=1, max_size=12), st.lists(st.integers(1, 700), max_size=14))
-@example([POST] * 12, [])
-def test_requests_are_the_same_however_they_are_cut_and_sent_ahead(asked: list[bytes], cuts: list[int]) -> None:
+@given(st.lists(st.sampled_from(list(REQUESTS)), min_size=1, max_size=12), st.lists(st.integers(1, 700), max_size=14), st.booleans())
+@example([POST] * 12, [], False)
+@example([POST] * 12, [], True)
+def test_requests_are_the_same_however_they_are_cut_and_sent_ahead(asked: list[bytes], cuts: list[int], company: bool) -> None:
     async def scene() -> None:
-        one = Scene()
+        one = Scene(company)
         await one.feed(*cut(b"".join(asked), cuts))
         assert [(r.method, bytes(r.body)) for r in one.seen] == [REQUESTS[raw] for raw in asked]
         assert one.wire.sent.count(b"HTTP/1.1 200 OK\r\n") == len(asked) and not one.wire.closed
         assert one.server.total_requests == len(asked)
+
+    play(scene)
+
+
+def test_a_client_that_leaves_before_its_request_has_begun_leaves_nothing_behind() -> None:
+    async def scene() -> None:
+        one = Scene(company=True)
+        one.connection.data_received(POST)
+        one.connection.connection_lost(None)
+        await one.feed()
+        assert not one.seen and not one.wire.sent
 
     play(scene)
 
@@ -111,15 +127,15 @@ def test_nothing_that_is_sent_breaks_the_connection_s_state(data: Any) -> None:
         at, kind = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.sampled_from("cdi"))
         byte = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(list(b"\r\n:; \x00\xff0"))))
         raw[at : at + (kind != "i")] = b"" if kind == "d" and len(raw) > 1 else bytes([byte])
-    cuts = data.draw(st.lists(st.integers(1, 400), max_size=5))
+    cuts, company = data.draw(st.lists(st.integers(1, 400), max_size=5)), data.draw(st.booleans())
 
     async def scene() -> None:
-        one = Scene(max_header_bytes=4096, max_body_bytes=4096)
+        one = Scene(company, max_header_bytes=4096, max_body_bytes=4096)
         await one.feed(*cut(bytes(raw), cuts))
         heads = one.wire.sent.split(b"HTTP/1.1 ")[1:]
         assert all(head[:3].isdigit() for head in heads)
         assert len(heads) >= len(one.seen) or one.wire.closed  # whoever goes on with nonsense gets no answer, also to what came before
-        assert not one.server.tasks
+        assert one.server.tasks == one.others
         if not one.wire.closed:
             one.connection.sweep(one.connection.loop.time() + 3600)
         assert one.wire.closed  # nothing half-read is waited for for ever
