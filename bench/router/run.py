@@ -169,7 +169,7 @@ def answers() -> bool:
 def measure(router: Router | None, scenarios: list[str], seconds: float, realtime: bool) -> dict[str, Any]:
     """One round of one router (None: straight to the generation worker)."""
     if answers():
-        raise SystemExit(f"something answers on port {PORT} already, and would be measured in place of {router.name if router else 'nothing'}")
+        raise SystemExit(f"something answers on port {PORT} already, and would be measured instead: end it")
     workers = [
         subprocess.Popen([OUT / "worker", str(port), role], preexec_fn=Place(1, realtime))
         for port, role in ((CTX, "context"), (GEN, "generation"))

@@ -103,6 +103,9 @@ def test_status_logs_and_down(spec: pathlib.Path) -> None:
     status = subprocess.run([*CLI, "status", run, "--json"], capture_output=True, text=True, check=True)
     found = json.loads(status.stdout)
     assert (found["state"], [i["stage"] for i in found["instances"]]) == ("ready", ["routed"] * 3)
+    lines = subprocess.run([*CLI, "status", run], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    told = [f"  {i['name']:8} routed  {i['url']}  pid {i['ranks'][0]['pid']}" for i in found["instances"]]
+    assert lines == [*told, f"  router   routed  {found['router']['url']}"]
     logs = subprocess.run([*CLI, "logs", run, "gen0"], capture_output=True, text=True, check=True)
     assert "serving as generation" in logs.stdout
     assert "ctx0" not in logs.stdout

@@ -144,11 +144,20 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     for one in [*found["instances"], found["router"]]:
         restarts = f", {counted(one['restarts'], 'restart')}" if one["restarts"] else ""
         stage = one["ended"] or ("stopped" if over or one["name"] in found.get("resting", ()) else one["stage"])
-        lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {'' if over else one['detail']}".rstrip())
+        lines.append(f"  {one['name']:8} {stage}{restarts}  {one['url']}  {'' if over else _pids(one) + one['detail']}".rstrip())
     for job in (one for one in found.get("further", ()) if one["state"] != "stopped"):
         lines.append(f"  {job['folder']}: {_of_further(job)}")
         lines += [f"    {one['name']:6} {one['ended'] or one['stage']}  {one['url']}" for one in job["instances"]]
     return [*lines, *_autoscale_lines(found.get("autoscale"))]
+
+
+def _pids(instance: dict[str, Any]) -> str:
+    """The first rank's process, for whoever wants to look at it or to end it; `--json` has all of them."""
+    ranks = instance["ranks"]
+    if instance["ended"] or not ranks or not ranks[0]["pid"]:
+        return ""
+    more = f" and {len(ranks) - 1} more" if len(ranks) > 1 else ""
+    return f"pid {ranks[0]['pid']}{more}  "
 
 
 def _of_further(job: dict[str, Any]) -> str:
