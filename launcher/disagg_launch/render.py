@@ -14,6 +14,7 @@ from disagg_launch.discovery import planned
 from disagg_launch.engines import startup
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
+from disagg_launch.spec import overrides
 
 if TYPE_CHECKING:
     from disagg_launch.spec import Spec
@@ -56,9 +57,17 @@ def render(
         File("plan.json", plan.to_json(layout)),
         File("launch.json", launch.to_json(manifest)),
         File("runtime.pyz", zipapp.bundle(), RUNNABLE),
-        *files,
-        *engine.prepare(spec),
+        *(_signed(one, spec) for one in (*files, *engine.prepare(spec))),
     )
+
+
+def _signed(one: File, spec: Spec) -> File:
+    """A script with the comments of the topology file that say how that was made, if some do."""
+    said = overrides.origin(spec.source.text)
+    if not said or not isinstance(one.text, str) or not one.text.startswith("#!"):
+        return one
+    first, _, rest = one.text.partition("\n")
+    return replace(one, text="\n".join([first, *said, rest]))
 
 
 def write(files: Iterable[File], run: pathlib.Path) -> None:

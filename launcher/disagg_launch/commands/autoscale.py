@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from disagg_launch.commands.plan import set_option
 from disagg_launch.commands.run import folder_type, run_argument
 from disagg_launch.errors import BackendRefused, BadInput
 
@@ -44,6 +45,7 @@ def record(run: pathlib.Path, every_s: float, for_s: Optional[float]) -> None:
 
 @autoscale.command()
 @click.argument("spec", type=folder_type)
+@set_option
 @click.option(
     "--trace", "trace_file", type=folder_type, required=True, help="What `autoscale record` wrote, or the front door's access log."
 )
@@ -57,6 +59,7 @@ def record(run: pathlib.Path, every_s: float, for_s: Optional[float]) -> None:
 @click.option("--busy", multiple=True, metavar="ctx=S|gen=S", help="Seconds it works on one. [default: as the trace tells]")
 def simulate(
     spec: pathlib.Path,
+    sets: tuple[str, ...],
     trace_file: pathlib.Path,
     svg: Optional[pathlib.Path],
     as_json: bool,
@@ -70,7 +73,7 @@ def simulate(
     from disagg_launch.autoscale import chart, models, outcome, trace
     from disagg_launch.autoscale import simulate as simulation
 
-    topology = specs.load(spec)
+    topology = specs.load(spec, sets)
     try:
         looks = trace.read(trace_file.read_text(encoding="utf-8"), str(trace_file))
     except (OSError, UnicodeDecodeError) as wrong:

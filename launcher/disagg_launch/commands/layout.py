@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Iterator, Optional
 
 import click
 
+from disagg_launch.commands.plan import set_option
 from disagg_launch.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ def layout() -> None:
 
 @layout.command()
 @click.argument("source", type=file)
+@set_option
 @click.option("--form", "names", multiple=True, help="Which form; more than once for several. [default: all of them]")
 @click.option(
     "--hosts", default="", help="Host names by node number: gpu[01-04], a,b,c, or @FILE with one per line. [default: node0, node1, ...]"
 )
 @click.option("--out", type=file, help="Write files into this folder. [default: one form is printed]")
-def write(source: pathlib.Path, names: tuple[str, ...], hosts: str, out: Optional[pathlib.Path]) -> None:
+def write(source: pathlib.Path, sets: tuple[str, ...], names: tuple[str, ...], hosts: str, out: Optional[pathlib.Path]) -> None:
     """Write forms of the plan of SOURCE: a topology file, a plan.json or a run folder. `layout forms` lists them.
 
     With --out the folder gets plan.json and `hosts` too, so that `layout verify FOLDER` can hold the forms against them.
@@ -40,7 +42,7 @@ def write(source: pathlib.Path, names: tuple[str, ...], hosts: str, out: Optiona
     unknown = [name for name in names if name not in FORMS]
     if unknown:
         raise BadInput(f"--form: {unknown[0]!r} found; one of {', '.join(FORMS)} needed")
-    plan = read(source)
+    plan = read(source, sets)
     known = _host_names(hosts, plan)
     if out is None:
         if len(names) != 1:
@@ -56,11 +58,12 @@ def write(source: pathlib.Path, names: tuple[str, ...], hosts: str, out: Optiona
 
 @layout.command()
 @click.argument("paths", type=file, nargs=-1, required=True)
+@set_option
 @click.option(
     "--plan", "source", type=file, help="What to hold them against: topology, plan.json or run folder. [default: plan.json beside them]"
 )
 @click.option("--hosts", default="", help="Host names by node number. [default: the file `hosts` beside them, else node0, node1, ...]")
-def verify(paths: tuple[pathlib.Path, ...], source: Optional[pathlib.Path], hosts: str) -> None:
+def verify(paths: tuple[pathlib.Path, ...], sets: tuple[str, ...], source: Optional[pathlib.Path], hosts: str) -> None:
     """Read the forms in PATHS (files, or folders of them) and fail on the first that says something else than the plan.
 
     A file's name says which form it is, as `layout forms` lists them.
@@ -69,7 +72,7 @@ def verify(paths: tuple[pathlib.Path, ...], source: Optional[pathlib.Path], host
     from disagg_launch.layouts.verify import disagreement
 
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
-    plan = read(source or folder / "plan.json")
+    plan = read(source or folder / "plan.json", sets)
     beside = folder / "hosts"
     known = _host_names(hosts or (f"@{beside}" if beside.is_file() else ""), plan)
     forms = list(_forms_in(paths))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
+from disagg_launch.commands.plan import set_option
 from disagg_launch.errors import BadInput, DoesNotFit
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("spec", required=False)
+@set_option
 @click.option("--explain", metavar="NUMBER", help="Print what a rule is about, and its fix, instead.")
 @click.option("--table", is_flag=True, help="Print the table of all rules (Markdown) instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of complaints.")
-def lint(spec: Optional[str], explain: Optional[str], table: bool, as_json: bool) -> None:
+def lint(spec: Optional[str], sets: tuple[str, ...], explain: Optional[str], table: bool, as_json: bool) -> None:
     """Say what is wrong in SPEC before anything is submitted; nothing is printed if nothing is. Exit 2 if there are errors."""
     from disagg_launch import lint as rules
 
@@ -31,7 +33,7 @@ def lint(spec: Optional[str], explain: Optional[str], table: bool, as_json: bool
         return
     if spec is None:
         raise click.MissingParameter(param_hint="SPEC", param_type="argument")
-    complaints, refusal = _complaints(spec)
+    complaints, refusal = _complaints(spec, sets)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in complaints], indent=1))
     else:
@@ -43,14 +45,14 @@ def lint(spec: Optional[str], explain: Optional[str], table: bool, as_json: bool
         raise click.exceptions.Exit(BadInput.exit_code)
 
 
-def _complaints(path: str) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]:
+def _complaints(path: str, sets: tuple[str, ...]) -> tuple[tuple[Complaint, ...], Optional[DoesNotFit]]:
     """Everything that is wrong with a file, and the planner's refusal if it does not fit."""
     from disagg_launch import engines
     from disagg_launch import lint as rules
     from disagg_launch.spec import BadTopology, load
 
     try:
-        spec = load(path)
+        spec = load(path, sets)
     except BadTopology as bad:
         return bad.complaints, None
     plan, refusal = _planned(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,20 +17,28 @@ if TYPE_CHECKING:
 
 NARROWEST = 20
 source = click.Path(path_type=pathlib.Path)
+set_option = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A value in place of the topology file's, as in --set cluster.nodes=4; more than once for several.",
+)
 
 
 @click.command()
 @click.argument("spec", type=source)
+@set_option
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json.")
 @click.option("--explain", is_flag=True, help="Say why each instance lies where it lies, and what other policies would cost.")
-def plan(spec: pathlib.Path, as_json: bool, explain: bool) -> None:
+def plan(spec: pathlib.Path, sets: tuple[str, ...], as_json: bool, explain: bool) -> None:
     """Print the rank layout of SPEC: instances, ranks, and a picture of nodes x GPUs. Starts nothing and asks no cluster.
 
     What lint has to say goes to standard error; if some of it is an error, the exit code is 2.
     """
     from disagg_launch.plan import to_json
 
-    topology, made = planned(spec)
+    topology, made = planned(spec, sets)
     wrong = complain(topology, made)
     if as_json:
         click.echo(to_json(made), nl=False)
@@ -48,23 +57,29 @@ def plan(spec: pathlib.Path, as_json: bool, explain: bool) -> None:
 @click.command()
 @click.argument("before", type=source)
 @click.argument("after", type=source)
-def diff(before: pathlib.Path, after: pathlib.Path) -> None:
-    """Print which ranks move, and which instances and nodes come or go, from BEFORE to AFTER: topology files or plan.json files."""
+@set_option
+def diff(before: pathlib.Path, after: pathlib.Path, sets: tuple[str, ...]) -> None:
+    """Print which ranks move, and which instances and nodes come or go, from BEFORE to AFTER: topology files or plan.json files.
+
+    What is given by --set counts for AFTER.
+    """
     from disagg_launch.layouts.difference import lines
     from disagg_launch.place.diff import compare
 
-    old, new = read(before), read(after)
+    old, new = read(before), read(after, sets)
     for line in lines(old, new, compare(old, new)):
         click.echo(line)
 
 
-def read(path: pathlib.Path) -> Plan:
-    """The plan in a plan.json, in a run folder, or of a topology file."""
+def read(path: pathlib.Path, sets: Sequence[str] = ()) -> Plan:
+    """The plan in a plan.json, in a run folder, or of a topology file with the values `sets`."""
     from disagg_launch import plan as plans
 
     file = path / "plan.json" if path.is_dir() else path
     if file.suffix != ".json":
-        return planned(path)[1]
+        return planned(path, sets)[1]
+    if sets:
+        raise BadInput(f"{file}: found a plan, in which nothing can be set; --set needs the topology file")
     try:
         return plans.from_json(file.read_text(encoding="utf-8"))
     except OSError as wrong:
@@ -73,11 +88,11 @@ def read(path: pathlib.Path) -> Plan:
         raise BadInput(f"{file}: not a plan: {wrong}") from None
 
 
-def planned(path: pathlib.Path) -> tuple[Spec, Plan]:
-    """The topology in a file, and its plan."""
+def planned(path: pathlib.Path, sets: Sequence[str] = ()) -> tuple[Spec, Plan]:
+    """The topology in a file with the values `sets`, and its plan."""
     from disagg_launch import place, spec
 
-    topology = spec.load(path)
+    topology = spec.load(path, sets)
     return topology, place.place(topology)
 
 

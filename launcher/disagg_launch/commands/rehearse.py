@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
+from disagg_launch.commands.plan import planned, set_option
 from disagg_launch.commands.run import written
 from disagg_launch.errors import BadInput, DisaggError
 
@@ -20,13 +21,20 @@ REHEARSALS = pathlib.Path("runs/rehearsals")
 
 @click.command()
 @click.argument("spec", required=False, type=click.Path(path_type=pathlib.Path))
+@set_option
 @click.option("--scenario", default="calm", show_default=True, help="A scenario file, or the name of one that comes along.")
 @click.option("--list", "list_them", is_flag=True, help="List the scenarios that come along.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="How long to serve once ready, instead of the scenario's.")
 @click.option("--run", type=click.Path(path_type=pathlib.Path), help="The run folder. [default: runs/rehearsals/NAME, counted up]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was seen as JSON.")
 def rehearse(
-    spec: Optional[pathlib.Path], scenario: str, list_them: bool, seconds: Optional[float], run: Optional[pathlib.Path], as_json: bool
+    spec: Optional[pathlib.Path],
+    sets: tuple[str, ...],
+    scenario: str,
+    list_them: bool,
+    seconds: Optional[float],
+    run: Optional[pathlib.Path],
+    as_json: bool,
 ) -> None:
     """Launch SPEC's plan with featherweight workers on this machine, have things go wrong, and report what the launcher did.
 
@@ -45,7 +53,7 @@ def rehearse(
     wanted = scenarios.named(scenario)
     if seconds:
         wanted = wanted.model_copy(update={"serve_s": seconds})
-    folder = _folder(spec, wanted, run)
+    folder = _folder(spec, sets, wanted, run)
     click.echo(f"run folder: {folder}", err=True)
     seen = perform.perform(folder, wanted)
     if as_json:
@@ -57,12 +65,11 @@ def rehearse(
         raise DisaggError("\n".join(["the rehearsal did not go as the scenario expects", *wrong]))
 
 
-def _folder(path: pathlib.Path, scenario: Scenario, run: Optional[pathlib.Path]) -> pathlib.Path:
+def _folder(path: pathlib.Path, sets: tuple[str, ...], scenario: Scenario, run: Optional[pathlib.Path]) -> pathlib.Path:
     """The run folder of the rehearsal, written."""
-    from disagg_launch.commands.plan import planned
     from disagg_launch.rehearse import stage
 
-    topology, plan = planned(path)
+    topology, plan = planned(path, sets)
     if not plan.instances:
         raise BadInput(f"{path}: its servers run already; a rehearsal needs instances to start")
     _check_policy(path, topology, scenario)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from disagg_launch import backends
+from disagg_launch.commands.plan import complain, planned, set_option
 from disagg_launch.errors import BackendRefused, BadInput, NotReady, WorkerDied
 from disagg_launch.plan import PREFIX
 
@@ -53,12 +54,13 @@ backend_option = click.option(
 
 @click.command()
 @spec_argument
+@set_option
 @run_option
 @backend_option
 @click.option("--dry-run", is_flag=True, help="Print every text that would be written, and write nothing.")
-def render(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], dry_run: bool) -> None:
+def render(spec: pathlib.Path, sets: tuple[str, ...], run: Optional[pathlib.Path], backend: Optional[str], dry_run: bool) -> None:
     """Write the run folder of SPEC and start nothing. Prints the folder's path."""
-    topology, _, files = rendered(spec, backend)
+    topology, _, files = rendered(spec, backend, sets)
     if dry_run:
         show(files)
     else:
@@ -67,17 +69,18 @@ def render(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[st
 
 @click.command()
 @spec_argument
+@set_option
 @run_option
 @backend_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def up(spec: pathlib.Path, run: Optional[pathlib.Path], backend: Optional[str], command: tuple[str, ...]) -> None:
+def up(spec: pathlib.Path, sets: tuple[str, ...], run: Optional[pathlib.Path], backend: Optional[str], command: tuple[str, ...]) -> None:
     """Render SPEC, start it, wait until every instance is ready, open the router; stay until Ctrl-C.
 
     With `-- COMMAND ...` the command runs once the router is open (DISAGG_URL names it), then everything is stopped; its exit code is ours.
     """
     if command and not shutil.which(command[0]):
         raise BackendRefused(f"{command[0]}: found no such program; give the path of one after --")
-    topology, chosen, files = rendered(spec, backend)
+    topology, chosen, files = rendered(spec, backend, sets)
     backends.load(chosen).gateway("", os.environ)  # refuses here if it can run nothing: a folder that counts as used would stay
     folder = written(topology, files, run, begins=True)
     click.echo(f"run folder: {folder}", err=True)
@@ -219,12 +222,14 @@ def _while(watcher: subprocess.Popen[str], command: subprocess.Popen[bytes]) -> 
         command.wait()
 
 
-def rendered(path: pathlib.Path, backend: Optional[str]) -> tuple[Spec, str, tuple[File, ...]]:
-    """The topology in a file, the backend chosen, and every file of its run folder. BadInput after every complaint was printed."""
-    from disagg_launch import render, weights
-    from disagg_launch.commands.plan import complain, planned
+def rendered(path: pathlib.Path, backend: Optional[str], sets: Sequence[str] = ()) -> tuple[Spec, str, tuple[File, ...]]:
+    """The topology in a file with the values `sets`, the backend chosen, and every file of its run folder.
 
-    topology, plan = planned(path)
+    BadInput after every complaint was printed.
+    """
+    from disagg_launch import render, weights
+
+    topology, plan = planned(path, sets)
     if complain(topology, plan):
         raise BadInput(f"{path}: the errors above stop it; `disagg-launch lint --explain RULE` tells more")
     chosen = backend or ("slurm" if "slurm" in topology.model_fields_set else "local")

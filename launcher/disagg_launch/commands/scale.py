@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from disagg_launch.commands.plan import set_option
 from disagg_launch.commands.run import run_folder
 from disagg_launch.errors import BackendRefused, BadInput, DoesNotFit, NotReady
 from disagg_launch.plan import PREFIX
@@ -107,9 +108,10 @@ def restart(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] SPEC")
+@set_option
 @drain_option
 @interrupt_option
-def upgrade(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
+def upgrade(words: tuple[str, ...], sets: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
     """Replace all instances of RUN [default: the latest] by those of SPEC (another version, other keys), one by one, in their places.
 
     Where a role would fall below its minimal instances, another instance of SPEC is started first and stands in.
@@ -122,7 +124,7 @@ def upgrade(words: tuple[str, ...], drain_s: float, interrupt: bool) -> None:
     now = _deployment(run_folder(words[0]) if len(words) == 2 else run_folder())
     if jobs := further.alive(now.run):
         raise BadInput(f"{jobs[0].run}: its instances run in a further job, {jobs[0].job}; `scale` down to those of the first job before")
-    fresh = now._replace(spec=_changeable(specs.load(pathlib.Path(words[-1]))))
+    fresh = now._replace(spec=_changeable(specs.load(pathlib.Path(words[-1]), sets)))
     if any(now.spec.section(role).model != fresh.spec.section(role).model for role in PREFIX):
         click.echo(
             "another model: until all are replaced, a request may meet the old one in one role and the new one in the other", err=True

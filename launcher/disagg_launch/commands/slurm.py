@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
+from disagg_launch.commands.plan import set_option
 from disagg_launch.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,18 +20,19 @@ job_argument = click.argument("run", metavar="RUN|JOB")
 
 @click.command()
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
+@set_option
 @click.option("--run", type=click.Path(path_type=pathlib.Path), help="The run folder. [default: runs/NAME, counted up]")
 @click.option("--dry-run", is_flag=True, help="Print every text that would be sent, and send nothing.")
 @click.option("--test-only", is_flag=True, help="Ask Slurm when and where the job could start, and send nothing.")
-def submit(specs: tuple[pathlib.Path, ...], run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
+def submit(specs: tuple[pathlib.Path, ...], sets: tuple[str, ...], run: Optional[pathlib.Path], dry_run: bool, test_only: bool) -> None:
     """Render SPEC and send it to Slurm. Prints the job id and nothing else; with --test-only, Slurm's answer.
 
-    Several SPECs become one job array; their run folders are 0, 1, ... in the array's.
+    Several SPECs become one job array; their run folders are 0, 1, ... in the array's. What is given by --set counts for all of them.
     """
     from disagg_launch.backends.slurm import jobs
     from disagg_launch.commands import run as runs
 
-    rendered = [runs.rendered(spec, "slurm") for spec in specs]
+    rendered = [runs.rendered(spec, "slurm", sets) for spec in specs]
     if dry_run:
         for _, _, files in rendered:
             runs.show(files)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Optional
 
 import yaml
 
 from disagg_launch.spec.complaint import WARNING, BadTopology, Complaint, Path, dotted, found
-from disagg_launch.spec.source import Source
+from disagg_launch.spec.source import Source, parse
 
 
 class Draft:
@@ -119,13 +119,13 @@ class Draft:
             lines.append(yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).rstrip("\n"))
         return "\n".join(lines) + "\n"
 
-    def as_source(self) -> Source:
-        """Our form as if it had been parsed, each value at the place it has in the original file."""
-        out = Source(self.source.file, self.text(), self.values)
-        for new in _paths(self.values):
+    def as_source(self, options: Sequence[str] = ()) -> tuple[Source, list[Complaint]]:
+        """Our form as if it had been parsed, each value at the place it has in the original file, and what is wrong with the `options`."""
+        out, wrong = parse(self.text(), self.source.file, options)
+        for new in [path for path, place in out.places.items() if not place.given]:
             old = next(((*self.origin[new[:n]], *new[n:]) for n in range(len(new), 0, -1) if new[:n] in self.origin), ())
             out.places[new], out.keys[new] = self.source.at(old), self.source.at(old, key=True)
-        return out
+        return out, wrong
 
 
 def _comment(text: str) -> str:
@@ -138,11 +138,3 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-def _paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    if path:
-        yield path
-    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inside:
-        yield from _paths(item, (*path, key))

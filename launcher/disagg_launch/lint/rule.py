@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 from disagg_launch.plan import SECTION, Plan
 from disagg_launch.spec import ERROR, WARNING, Complaint, Section, Spec
-from disagg_launch.spec.complaint import Path, dotted
+from disagg_launch.spec.complaint import Path
 
 Finding = tuple[Path, str]
 MOST_BYTES = 1 << 20
@@ -60,10 +60,7 @@ class Rule:
     def check(self, case: Case) -> list[Complaint]:
         """The rule's findings as complaints at their places in the file."""
         place = case.spec.source
-        return [
-            Complaint(place.file, *place.at(path), dotted(place.written(path)), text, self.severity, self.number)
-            for path, text in self.find(case)
-        ]
+        return [place.complaint(place.written(path), text, severity=self.severity, number=self.number) for path, text in self.find(case)]
 
 
 def rule(

@@ -199,7 +199,13 @@ def _unknown(source: Source, path: tuple[Any, ...], ours: set[str], known: froze
     key = path[-1]
     if isinstance(key, int):
         yield source.complaint(path, f"found {found(key)} as a key; allowed: text", key=True)
-    elif known is None or key in known:
+    elif key in (known or ()):
+        return
+    elif source.keys[path].given and (known is not None or near(key, ours)):
+        # in a file such a key may be one that we have not heard of; typed for one run it would change nothing, and nobody would see it
+        text = f"found an unknown key{did_you_mean(key, ours | (known or set()))}; if engine {engine} has it, write it into the file"
+        yield source.complaint(path, text, key=True)
+    elif known is None:
         return
     elif meant := near(key, ours, MISSPELT):
         yield source.complaint(path, f"found an unknown key (did you mean {meant}?)", key=True)

@@ -15,7 +15,10 @@ LONGEST_LIST = 12
 
 @dataclass(frozen=True, order=True)
 class Complaint:
-    """One thing that is wrong. `line` and `column` count from 1; `key` is the dotted key path; `number` is the lint rule, if it is one."""
+    """One thing that is wrong. `line` and `column` count from 1; `key` is the dotted key path; `number` is the lint rule, if it is one.
+
+    `given`: the option that it is about, in place of the file; `line` and `column` are 0 then.
+    """
 
     file: str
     line: int
@@ -24,12 +27,13 @@ class Complaint:
     text: str
     severity: str = ERROR
     number: str = ""
+    given: str = ""
 
     def __str__(self) -> str:
         mark = f" [{self.number}]" if self.number else ""
         grade = "" if self.severity == ERROR else f"{self.severity}: "
         subject = f"{self.key}: " if self.key else ""
-        return f"{self.file}:{self.line}:{self.column}: {grade}{subject}{self.text}{mark}"
+        return f"{self.given or f'{self.file}:{self.line}:{self.column}'}: {grade}{subject}{self.text}{mark}"
 
 
 class BadTopology(BadInput):
@@ -49,6 +53,11 @@ def dotted(path: Path) -> str:
         word = part if isinstance(part, str) and part.isprintable() else repr(part)
         out += f"[{part}]" if isinstance(part, int) else f".{word}" if out else word
     return out
+
+
+def printable(text: str) -> str:
+    """The text in one line, whatever it holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def found(value: Any) -> str:

@@ -42,11 +42,11 @@ def inherit(source: Source) -> tuple[dict[Any, Any], list[Complaint]]:
 
 
 def _conflict(source: Source, section: str, key: Any, shared: Any) -> Complaint:
-    line = source.at((key,), key=True)[0]
+    there = source.at((key,), key=True)
     here = found(source.value(section, key))
     return source.complaint(
         (section, key),
-        f"found {here}, but the top level (line {line}) has {found(shared)} for both sections; allowed: the same value, "
+        f"found {here}, but the top level ({there}) has {found(shared)} for both sections; allowed: the same value, "
         "or the key in each section and not at the top level",
     )
 

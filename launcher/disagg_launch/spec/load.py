@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -59,9 +60,12 @@ class Spec(Topology):
         return {key: given[key] for key in ROUTER_KEYS if given.get(key) is not None}
 
 
-def load(path: Union[str, os.PathLike[str]]) -> Spec:
-    """The checked topology in a file. BadInput with every complaint, one `file:line:column: key: text` per line, sorted."""
-    return loads(read(path), str(path))
+def load(path: Union[str, os.PathLike[str]], options: Sequence[str] = ()) -> Spec:
+    """The checked topology in a file. BadInput with every complaint, one `file:line:column: key: text` per line, sorted.
+
+    `options`: KEY=VALUE, values that stand in for the file's; a complaint about one names it in place of the file.
+    """
+    return loads(read(path), str(path), options)
 
 
 def read(path: Union[str, os.PathLike[str]]) -> str:
@@ -81,11 +85,14 @@ def read(path: Union[str, os.PathLike[str]]) -> str:
         ) from None
 
 
-def loads(text: str, file: str = "topology.yaml") -> Spec:
+def loads(text: str, file: str = "topology.yaml", options: Sequence[str] = ()) -> Spec:
     """As `load`, from a text; `file` is the name in messages. Another tool's file is converted, with a warning for what is left out."""
     source, wrong, draft = _parsed(text, file)
     if draft is not None:
-        source, wrong = draft.as_source(), wrong + draft.wrong + draft.warnings()
+        source, refused = draft.as_source(options)
+        wrong = wrong + draft.wrong + draft.warnings() + refused
+    elif options:
+        source, wrong = parse(text, file, options)
     return check_source(source, wrong)
 
 

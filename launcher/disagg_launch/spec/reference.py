@@ -19,7 +19,7 @@ In all other maps an unknown key is an error. null is the same as leaving a key 
 
 Where a topology file is asked for, these files of other tools are taken too, with a warning for each thing that has no counterpart
 (`disagg-launch import FILE` prints what they become): TensorRT-LLM's Slurm benchmark `config.yaml`, srt-slurm recipes (either layout), and
-aiconfigurator's `generator_config.yaml`.
+aiconfigurator's `generator_config.yaml`. For one run a value is given by `--set KEY=VALUE`: [set.md](set.md).
 """
 
 

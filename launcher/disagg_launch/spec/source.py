@@ -7,37 +7,38 @@ The tree is walked by hand and not with yaml.safe_load because that forgets the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 import yaml
 
 from disagg_launch.plan import SECTION
+from disagg_launch.spec import overrides
 from disagg_launch.spec.complaint import ERROR, Complaint, Path, dotted
+from disagg_launch.spec.nodes import DEEPEST, MERGE, PREFIX, NotYaml, Place, compose, place
 
-MOST_CHARACTERS, MOST_VALUES, MOST_DIGITS, DEEPEST = 1 << 18, 100_000, 100, 40
-PREFIX = "tag:yaml.org,2002:"
+MOST_CHARACTERS, MOST_VALUES, MOST_DIGITS = 1 << 18, 100_000, 100
 SCALARS = ("str", "int", "float", "bool", "null")
-MERGE = PREFIX + "merge"
 # by escapes in quotes a text can hold a NUL, or half of a pair that stands for one character
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
-Position = tuple[int, int]
 SECTIONS: tuple[Path, ...] = tuple((key,) for key in SECTION.values())
 _Pair = tuple[yaml.Node, yaml.Node]
 
 
 @dataclass
 class Source:
-    """A parsed file. `values` is its top-level map; `keys` and `places` map a key path to (line, column), both from 1.
+    """A parsed file. `values` is its top-level map; `keys` and `places` map a key path to where it is written.
 
-    `texts` holds each scalar as it was written, for values that must be carried exactly; `text` is the whole file.
+    `texts` holds each scalar as it was written, for values that must be carried exactly; `text` is the whole file, with the values that
+    were given on the command line in their places.
     """
 
     file: str
     text: str = ""
     values: dict[Any, Any] = field(default_factory=dict)
-    keys: dict[Path, Position] = field(default_factory=dict)
-    places: dict[Path, Position] = field(default_factory=lambda: {(): (1, 1)})
+    keys: dict[Path, Place] = field(default_factory=dict)
+    places: dict[Path, Place] = field(default_factory=lambda: {(): Place(1, 1)})
     texts: dict[Path, str] = field(default_factory=dict)
 
     def written(self, path: Path) -> Path:
@@ -45,16 +46,17 @@ class Source:
         inherited = path[0:1] in SECTIONS and path[:2] not in self.places and path[1:2] in self.places
         return path[1:] if inherited else path
 
-    def at(self, path: Path, key: bool = False) -> Position:
-        """Where the value (or with `key` its key) stands; what the file lacks is where its map is."""
+    def at(self, path: Path, key: bool = False) -> Place:
+        """Where the value (or with `key` its key) stands; what the file lacks is where its map is. A given value has its key with it."""
         here = self.written(path)
         while here not in self.places:
             here = here[:-1]
-        return self.keys.get(here, self.places[here]) if key else self.places[here]
+        return self.keys.get(here, self.places[here]) if key and not self.places[here].given else self.places[here]
 
-    def complaint(self, path: Path, text: str, key: bool = False, severity: str = ERROR) -> Complaint:
-        """A complaint about the value (or with `key` the key) at `path`."""
-        return Complaint(self.file, *self.at(path, key), dotted(path), text, severity)
+    def complaint(self, path: Path, text: str, key: bool = False, severity: str = ERROR, number: str = "") -> Complaint:
+        """A complaint about the value (or with `key` the key) at `path`; `number` is the lint rule, if it is one."""
+        line, column, given = self.at(path, key)
+        return Complaint(self.file, line, column, dotted(path), text, severity, number, given)
 
     def value(self, *path: Union[str, int], default: Any = None) -> Any:
         """The value as written at `path`; `default` if the file has none."""
@@ -68,53 +70,39 @@ class Source:
         return here
 
 
-def parse(text: str, file: str) -> tuple[Source, list[Complaint]]:
-    """The file's values and places, and what is wrong with it as YAML. Time and memory are bounded whatever the text is."""
+def parse(text: str, file: str, options: Sequence[str] = ()) -> tuple[Source, list[Complaint]]:
+    """The file's values and places, and what is wrong with it as YAML. Time and memory are bounded whatever the text is.
+
+    `options`: KEY=VALUE, values that stand in for the file's.
+    """
     source = Source(file, text)
-    if len(text) > MOST_CHARACTERS:
-        return source, [Complaint(file, 1, 1, "", f"found a file of {len(text)} characters; allowed: {MOST_CHARACTERS}")]
+    if too_long := _too_long(source):
+        return source, too_long
     try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as wrong:
-        mark = wrong.problem_mark or wrong.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        return source, [Complaint(file, line, column, "", f"not YAML: {', '.join(filter(None, [wrong.context, wrong.problem]))}")]
-    except yaml.reader.ReaderError as wrong:
-        found = f"not YAML: found the character U+{wrong.character:04X}, which YAML does not allow"
-        return source, [Complaint(file, *_position(text, wrong.position), "", found)]
-    except yaml.YAMLError as wrong:
-        return source, [Complaint(file, 1, 1, "", f"not YAML: {str(wrong).splitlines()[0]}")]
+        root = compose(text)
+    except NotYaml as no:
+        return source, [Complaint(file, *no.place[:2], "", no.text)]
     if root is None:
         return source, [Complaint(file, 1, 1, "", "the file is empty; a map is needed: see `disagg-launch schema`")]
     if not isinstance(root, yaml.MappingNode):
         kind = "list" if isinstance(root, yaml.SequenceNode) else "single value"
-        return source, [Complaint(file, *_place(root), "", f"found a {kind} at the top level; a map is needed")]
+        return source, [Complaint(file, *place(root)[:2], "", f"found a {kind} at the top level; a map is needed")]
     walk = _Walk(source)
+    if options:
+        root, walk.wrong = overrides.applied(root, options, file)
+        source.text = overrides.text_of(root, options, file, text)
     try:
         source.values = walk.value(root, ())
     except _TooMuch as enough:
         walk.wrong.append(enough.args[0])
-    return source, walk.wrong
+    return source, walk.wrong + (_too_long(source) if options else [])
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without dates, and with an end to nesting: PyYAML's time grows with its square."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """The next node of the tree. MarkedYAMLError where it is nested too deeply."""
-        if self.depth > DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels", problem_mark=self.get_mark())
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _first, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
-    _Loader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != PREFIX + "timestamp"]
+def _too_long(source: Source) -> list[Complaint]:
+    length = len(source.text)
+    return [Complaint(source.file, 1, 1, "", f"found a file of {length} characters; allowed: {MOST_CHARACTERS}")] * (
+        length > MOST_CHARACTERS
+    )
 
 
 class _TooMuch(Exception):
@@ -135,7 +123,7 @@ class _Walk:
         if self.count > MOST_VALUES or len(path) > DEEPEST:
             what = f"more than {MOST_VALUES} values" if self.count > MOST_VALUES else f"more than {DEEPEST} levels"
             raise _TooMuch(self._complain(node, path, f"found {what}, aliases unfolded; that is not a topology"))
-        self.source.places[path] = _place(node)
+        self.source.places[path] = place(node)
         if isinstance(node, yaml.ScalarNode):
             self.source.texts[path] = node.value
             return self._scalar(node, path)
@@ -157,11 +145,11 @@ class _Walk:
                 continue
             here = path + (key,)
             if key not in out:
-                self.source.keys[here] = _place(key_node)
+                self.source.keys[here] = place(key_node)
                 out[key] = self.value(value_node, here)
             elif (key_node, value_node) in own:
                 first = self.source.keys[here]
-                self.wrong.append(self._complain(key_node, here, f"found this key twice; it is already at line {first[0]}"))
+                self.wrong.append(self._complain(key_node, here, f"found this key twice; it is already at {first}"))
         return out
 
     def _pairs(self, node: yaml.MappingNode, path: Path, depth: int = 0) -> tuple[list[_Pair], list[_Pair]]:
@@ -209,14 +197,5 @@ class _Walk:
         return None
 
     def _complain(self, node: yaml.Node, path: Path, text: str) -> Complaint:
-        return Complaint(self.source.file, *_place(node), dotted(path), text)
-
-
-def _position(text: str, index: int) -> Position:
-    before = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text[:index])  # YAML's line breaks
-    return len(before), len(before[-1]) + 1
-
-
-def _place(node: yaml.Node) -> Position:
-    mark = node.start_mark
-    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        line, column, given = place(node)
+        return Complaint(self.source.file, line, column, dotted(path), text, given=given)

@@ -37,7 +37,7 @@ def test_json_holds_bad_files_too(tmp_path):
     got = CliRunner().invoke(lint, [str(tmp_path / "t.yaml"), "--json"])
     rows = json.loads(got.output)
     assert got.exit_code == 2
-    assert {"file", "line", "column", "key", "text", "severity", "number"} == set(rows[0])
+    assert {"file", "line", "column", "key", "text", "severity", "number", "given"} == set(rows[0])
     assert {"port", "cluster.nodez"} <= {row["key"] for row in rows}
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from disagg_launch import spec
 from disagg_launch.spec.model import Topology
-from disagg_launch.spec.source import DEEPEST, MOST_CHARACTERS, parse
+from disagg_launch.spec.nodes import DEEPEST
+from disagg_launch.spec.source import MOST_CHARACTERS, parse
 
 EXAMPLES = sorted((pathlib.Path(__file__).parents[3] / "examples").glob("*.yaml"))
 KEYS = sorted(Topology.model_fields) + ["tensor_parallel_size", "num_instances", "urls", "router", "nodes", "zonk", "type", "<<"]
@@ -132,8 +133,8 @@ def test_every_value_has_its_place():
     text = "a:\n  - b: 1\n    c: [2, {d: 3}]\n"
     source, wrong = parse(text, "t.yaml")
     assert wrong == []
-    assert source.places[("a", 0, "c", 1, "d")] == (3, 16)
-    assert source.keys[("a", 0, "c")] == (3, 5)
-    assert source.at(("a", 0, "c", 7)) == (3, 8)
+    assert source.places[("a", 0, "c", 1, "d")] == (3, 16, "")
+    assert source.keys[("a", 0, "c")] == (3, 5, "")
+    assert source.at(("a", 0, "c", 7)) == (3, 8, "")
     assert source.value("a", 0, "c", 1, "d") == 3
     assert source.value("a", 9, default="none") == "none"
