@@ -65,6 +65,12 @@ def test_greedy_takes_the_likeliest() -> None:
     assert choose(LOGITS, Sampling(), 0) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-306, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    how = Sampling(temperature=temperature, top_p=0.9, top_k=3)
+    assert choose(LOGITS, how, 0) == choose(LOGITS, Sampling(temperature=temperature), 0) == LOGITS.argmax()
+
+
 def test_draws_follow_the_distribution() -> None:
     assert drawn(Sampling(1.0, seed=3)) == pytest.approx({0: 0.1, 1: 0.5, 2: 0.3, 3: 0.06, 4: 0.04}, abs=0.03)
     assert drawn(Sampling(0.5, seed=3))[1] == pytest.approx(0.25 / (0.01 + 0.25 + 0.09 + 0.0036 + 0.0016), abs=0.03)
