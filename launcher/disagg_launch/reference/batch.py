@@ -18,7 +18,7 @@ from disagg_launch.reference import kv
 from disagg_launch.reference.bpe import Tokenizer
 from disagg_launch.reference.comm import Json
 from disagg_launch.reference.rank import Draw, Export, Pull, Pulled, Rank, Row, Step
-from disagg_launch.reference.request import Delta, Limits, Refused, Request, Sequence, capacity, check
+from disagg_launch.reference.request import Delta, Limits, Request, Sequence, capacity, check
 from disagg_launch.reference.text import Text
 from disagg_launch.reference.ticket import Ticket, new_identity
 
@@ -75,13 +75,16 @@ class Scheduler:
         return {"running": running, "kept": sum(tokens for _, tokens in list(self._exported.values()))}
 
     def submit(self, request: Request) -> int:
-        """The request's number; its deltas follow. Refused if it can never be served."""
-        if self.failed:
-            raise Refused(self.failed)
+        """The request's number; its deltas follow, also if all have failed. Refused if it can never be served."""
         check(request, self.limits, self._model)
         with self._number_lock:
             number = next(self._numbers)
-        self._inbox.put(lambda: self._add(number, request))
+        text = Text(self._tokenizer, request.stops)
+        sequence = Sequence(number, request, text, list(request.prompt), capacity(request, self.limits))
+        self._live[number] = sequence  # by now, and not when the loop comes to it: it may be stuck, and `lose` has to reach everybody
+        self._inbox.put(lambda: self._add(sequence))
+        if self.failed:
+            request.emit(Delta(error=self.failed, status=500))
         return number
 
     def cancel(self, number: int) -> None:
@@ -135,14 +138,11 @@ class Scheduler:
     def _hear(self, event: Json) -> None:
         self._inbox.put(lambda: self._pulled(Pulled(**event)))
 
-    def _add(self, number: int, request: Request) -> None:
+    def _add(self, sequence: Sequence) -> None:
+        request = sequence.request
         if self.failed:
-            request.emit(Delta(error=self.failed, status=500))
-            return
-        text = Text(self._tokenizer, request.stops)
-        sequence = Sequence(number, request, text, list(request.prompt), capacity(request, self.limits))
-        self._live[number] = sequence
-        if request.ticket and (len(request.first) >= request.limit or request.first[-1] in request.stop_tokens):
+            del self._live[sequence.number]  # it has been told
+        elif request.ticket and (len(request.first) >= request.limit or request.first[-1] in request.stop_tokens):
             # nothing is left to compute: the cache is not needed
             self._append_first(sequence)
         else:

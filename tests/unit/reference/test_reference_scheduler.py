@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from in_process import LIMITS, Instance
 
 from disagg_launch.reference import kv
 from disagg_launch.reference.models import Model
-from disagg_launch.reference.request import Refused
+from disagg_launch.reference.request import Delta, Refused
 from disagg_launch.reference.sampling import Sampling
 from disagg_launch.reference.ticket import Holder, Ticket
 
@@ -197,8 +198,27 @@ def test_a_rank_that_fails_fails_all_requests(model: Model, monkeypatch: pytest.
 
     monkeypatch.setattr(instance.ranks[3]._stage, "layers", broken)
     assert all("failed" in one.answer().last.error for one in asked)
-    with pytest.raises(Refused, match="failed"):
-        instance.ask([1, 2])
+    late = instance.answer([1, 2]).last
+    assert (late.status, "failed" in late.error) == (500, True)  # not the request's own fault: a router may ask elsewhere
+    instance.close()
+
+
+def test_a_lost_rank_also_fails_those_whom_the_stuck_loop_has_not_seen(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(model, 2)
+    stuck, go, layers = threading.Event(), threading.Event(), instance.ranks[1]._stage.layers
+
+    def waits(*given: object) -> object:
+        stuck.set()
+        go.wait(60)
+        return layers(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(instance.ranks[1]._stage, "layers", waits)
+    instance.ask([1, 2], 100)
+    assert stuck.wait(30)
+    unseen = instance.ask([3, 4])
+    instance.scheduler.lose("rank 1 is gone")
+    assert unseen.answer().last == Delta(error="rank 1 is gone", status=500)
+    go.set()
     instance.close()
 
 
