@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 NONCE_BYTES = 16
 LONGEST_QUESTION = 4096
-PATIENCE_S = 10.0  # for one read or write on a connection
+PATIENCE_S = 10.0  # for one read or write on a connection, and for a whole question
 POLL_S = 0.2  # between two looks for caches whose time is over
 CONNECTIONS = 64  # served at once; the kernel's queue holds the rest
 
@@ -107,14 +107,16 @@ class Exports:
                 self._expire()
 
     def _accept(self) -> None:
+        if not self._open.acquire(timeout=POLL_S):
+            return  # not longer: caches expire, and the port is closed, also while every connection is taken
         try:
             connection, _ = self._socket.accept()
         except OSError as wrong:
+            self._open.release()
             if not self._closed:
                 log.warning("KV port: %s", wrong)
                 time.sleep(POLL_S)  # out of file descriptors: some will be closed
             return
-        self._open.acquire()
         threading.Thread(target=self._answer, args=(connection,), name="kv-send", daemon=True).start()
 
     def _expire(self) -> None:
@@ -131,7 +133,8 @@ class Exports:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 nonce = secrets.token_bytes(NONCE_BYTES)
                 connection.sendall(nonce)
-                question = json.loads(_receive_text(connection))
+                question = json.loads(_receive_text(connection, time.monotonic() + PATIENCE_S))
+                connection.settimeout(PATIENCE_S)
                 kept = self._kept.get(question["request"])
                 # an unknown request and a wrong key get the same answer, so that ids cannot be probed
                 if kept is None or not hmac.compare_digest(question.pop("mac"), _mac(kept.key, nonce, question)):
@@ -170,14 +173,13 @@ def pull(ticket: Ticket, rect: Rect, cache: Array, timeout_s: float, cancelled: 
 def _pull_from(holder: Holder, ticket: Ticket, part: Rect, target: Array, deadline: float, cancelled: Callable[[], bool]) -> None:
     try:
         with _connect(holder, deadline) as connection:
-            answer = _ask(connection, ticket, {"do": "pull", "rect": asdict(part)})
+            answer = _ask(connection, ticket, {"do": "pull", "rect": asdict(part)}, deadline)
             if answer.get("tokens") != ticket.tokens:
                 raise ValueError(answer.get("error") or f"{answer.get('tokens')} tokens offered, {ticket.tokens} needed")
             for layer in target:
                 if cancelled():
                     return
-                connection.settimeout(_patience(deadline))
-                layer[...] = _receive_block(connection, layer.shape)
+                layer[...] = _receive_block(connection, layer.shape, deadline)
     except (OSError, ValueError) as wrong:
         raise TransferFailed(f"KV cache of request {ticket.request} from {holder.host}:{holder.port}: {wrong}") from wrong
 
@@ -190,8 +192,9 @@ def release(ticket: Ticket) -> None:
 
 def _release_at(holder: Holder, ticket: Ticket) -> None:
     try:
-        with _connect(holder, time.monotonic() + PATIENCE_S) as connection:
-            _ask(connection, ticket, {"do": "free"})
+        deadline = time.monotonic() + PATIENCE_S
+        with _connect(holder, deadline) as connection:
+            _ask(connection, ticket, {"do": "free"}, deadline)
     except (OSError, ValueError) as wrong:
         # no harm: the holder frees it after its time
         log.info("KV cache of request %d at %s:%d not freed by word: %s", ticket.request, holder.host, holder.port, wrong)
@@ -219,7 +222,11 @@ def _listen(host: str) -> socket.socket:
 
 
 def _patience(deadline: float) -> float:
-    return max(0.001, min(PATIENCE_S, deadline - time.monotonic()))
+    """How long to wait for the other side now. TimeoutError when the time is over, also if something came all the while."""
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("timed out")
+    return min(PATIENCE_S, left_s)
 
 
 def _connect(holder: Holder, deadline: float) -> socket.socket:
@@ -228,12 +235,12 @@ def _connect(holder: Holder, deadline: float) -> socket.socket:
     return connection
 
 
-def _ask(connection: socket.socket, ticket: Ticket, question: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(connection: socket.socket, ticket: Ticket, question: Mapping[str, Any], deadline: float) -> dict[str, Any]:
     """The server's answer to an authenticated question."""
-    nonce = bytes(_receive_exactly(connection, NONCE_BYTES))
+    nonce = bytes(_receive_exactly(connection, NONCE_BYTES, deadline))
     asked = {**question, "request": ticket.request}
     _send_text(connection, json.dumps({**asked, "mac": _mac(bytes.fromhex(ticket.key), nonce, asked)}))
-    answer = json.loads(_receive_text(connection))
+    answer = json.loads(_receive_text(connection, deadline))
     if not isinstance(answer, dict):
         raise ValueError("the KV port gave no proper answer")
     return answer
@@ -248,30 +255,31 @@ def _send_text(connection: socket.socket, text: str) -> None:
     connection.sendall(struct.pack("!I", len(raw)) + raw)
 
 
-def _receive_text(connection: socket.socket) -> bytes:
-    (length,) = struct.unpack("!I", _receive_exactly(connection, 4))
+def _receive_text(connection: socket.socket, deadline: float) -> bytes:
+    (length,) = struct.unpack("!I", _receive_exactly(connection, 4, deadline))
     if length > LONGEST_QUESTION:
         raise ValueError(f"a message of {length} bytes is too long")
-    return bytes(_receive_exactly(connection, length))
+    return bytes(_receive_exactly(connection, length, deadline))
 
 
-def _receive_block(connection: socket.socket, shape: tuple[int, ...]) -> Array:
+def _receive_block(connection: socket.socket, shape: tuple[int, ...], deadline: float) -> Array:
     block = np.empty(shape, np.float32)
-    _fill(connection, block.data.cast("B"))
-    (expected,) = struct.unpack("!I", _receive_exactly(connection, 4))
+    _fill(connection, block.data.cast("B"), deadline)
+    (expected,) = struct.unpack("!I", _receive_exactly(connection, 4, deadline))
     if zlib.crc32(block.data) != expected:
         raise ValueError("checksum error: a block was damaged on its way")
     return block
 
 
-def _receive_exactly(connection: socket.socket, count: int) -> bytearray:
+def _receive_exactly(connection: socket.socket, count: int, deadline: float) -> bytearray:
     raw = bytearray(count)
-    _fill(connection, memoryview(raw))
+    _fill(connection, memoryview(raw), deadline)
     return raw
 
 
-def _fill(connection: socket.socket, target: memoryview) -> None:
+def _fill(connection: socket.socket, target: memoryview, deadline: float) -> None:
     while target:
+        connection.settimeout(_patience(deadline))
         got = connection.recv_into(target)
         if not got:
             raise ConnectionError("the connection was closed too early")

@@ -228,3 +228,40 @@ def test_a_holder_that_is_silent_or_gone_fails_the_transfer_in_time() -> None:
             kv.pull(Ticket(1, "00", 1, "", (holder,)), RECT, np.zeros((3, 2, 2, 1, 1), np.float32), timeout_s=0.1)
     with pytest.raises(TransferFailed, match="refused"):
         kv.pull(Ticket(1, "00", 1, "", (holder,)), RECT, np.zeros((3, 2, 2, 1, 1), np.float32), timeout_s=5)
+
+
+def test_connections_that_say_nothing_delay_neither_the_freeing_nor_the_end(
+    port: Exports, cache: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv, "PATIENCE_S", 600.0)
+    with contextlib.ExitStack() as strangers:
+        for _ in range(kv.CONNECTIONS + 1):
+            strangers.enter_context(socket.create_connection((port.holder.host, port.holder.port)))
+        assert until(lambda: port._open._value == 0)  # every connection that is served at once
+        keep(port, cache, timeout_s=0.05)
+        assert until(lambda: port.count == 0)
+        end = threading.Thread(target=port.close, daemon=True)
+        end.start()
+        end.join(60)
+        assert not end.is_alive()
+
+
+def test_a_time_is_over_also_for_a_peer_that_says_a_little_again_and_again(port: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte in time, so that no read times out by itself: a holder in front of a pull, and a stranger in front of the port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        holder = Holder("127.0.0.1", server.getsockname()[1], RECT)
+        threading.Thread(target=lambda: trickle(server.accept()[0], bytes(16)), daemon=True).start()
+        with pytest.raises(TransferFailed, match="timed out"):
+            kv.pull(Ticket(1, "00", 1, "", (holder,)), RECT, np.zeros((3, 2, 2, 1, 1), np.float32), timeout_s=0.5)
+    monkeypatch.setattr(kv, "PATIENCE_S", 0.5)
+    with socket.create_connection((port.holder.host, port.holder.port)) as stranger:
+        trickle(stranger)
+
+
+def trickle(line: socket.socket, before: bytes = b"") -> None:
+    """Begin a message of 4095 bytes, and send ten of them a second until the other side has hung up."""
+    with line, contextlib.suppress(OSError):
+        line.sendall(before + b"\0\0\x0f\xff")
+        while True:
+            line.sendall(b" ")
+            time.sleep(0.1)
