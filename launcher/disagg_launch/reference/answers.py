@@ -70,7 +70,8 @@ def usage(ask: Ask, choices: Sequence[Choice]) -> Json:
 
 def error(message: str, status: int) -> Json:
     """The body of a failed request."""
-    kind = {400: "BadRequestError", 404: "NotFoundError", 503: "ServiceUnavailableError"}.get(status, "InternalServerError")
+    own = {404: "NotFoundError", 503: "ServiceUnavailableError"}
+    kind = own.get(status) or ("BadRequestError" if status < 500 else "InternalServerError")
     return {"object": "error", "message": message, "type": kind, "param": None, "code": status}
 
 

@@ -68,8 +68,8 @@ class App:
             raise RuntimeError(f"{scope['type']} is not served")
         handler = self._handler(scope)
         if handler is None:
-            known = scope["path"] in {*COMPLETING, *(path for _, path in self._routes)}
-            await _reply(send, 405 if known else 404, answers.error(f"{scope['method']} {scope['path']} is not served here", 404))
+            status = 405 if scope["path"] in {*COMPLETING, *(path for _, path in self._routes)} else 404
+            await _reply(send, status, answers.error(f"{scope['method']} {scope['path']} is not served here", status))
             return
         try:
             await handler(receive, send)

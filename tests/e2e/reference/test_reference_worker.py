@@ -105,8 +105,10 @@ def test_what_is_wrong_is_said_with_400(worker: Worker, path: str, body: dict, r
 
 def test_a_body_that_is_no_json_and_a_path_that_is_none(worker: Worker) -> None:
     assert requests.post(worker.url + "/v1/completions", data="{", timeout=10).status_code == 400
-    assert requests.get(worker.url + "/v2", timeout=10).status_code == 404
-    assert requests.get(worker.url + "/v1/completions", timeout=10).status_code == 405
+    answers = [requests.get(worker.url + path, timeout=10) for path in ("/v2", "/v1/completions")]
+    answers.append(requests.post(worker.url + "/v1/completions", data=b" " * ((16 << 20) + 1), timeout=60))
+    told = [(one.status_code, one.json()["code"], one.json()["type"]) for one in answers]
+    assert told == [(404, 404, "NotFoundError"), (405, 405, "BadRequestError"), (413, 413, "BadRequestError")]
 
 
 def test_the_small_endpoints(worker: Worker) -> None:
