@@ -20,6 +20,9 @@ from disagg_launch.runtime.metadata import Metadata
 
 log = logging.getLogger(__name__)
 
+# TensorRT-LLM's severities -> Python's levels
+LOG_LEVELS = {"internal_error": "CRITICAL", "error": "ERROR", "warning": "WARNING", "info": "INFO"}
+LOG_LEVELS |= dict.fromkeys(("verbose", "debug", "trace"), "DEBUG")
 BACKENDS = ("DEFAULT", "UCX", "NIXL", "MPI", "MOONCAKE")
 IGNORED_FLAGS = {
     "--backend": "there is one backend",
@@ -50,7 +53,7 @@ class Options:
     tp: int = 1
     pp: int = 1
     role: str = ""
-    log_level: str = "info"
+    log_level: str = "INFO"
     max_batch_size: int = 16
     max_seq_len: int = 0
     max_num_tokens: int = 256
@@ -74,7 +77,7 @@ def parse(argv: Sequence[str]) -> Options:
         tp=flags.tp_size,
         pp=flags.pp_size,
         role=_role(flags.server_role),
-        log_level=flags.log_level.lower(),
+        log_level=LOG_LEVELS[flags.log_level],
         max_batch_size=flags.max_batch_size,
         max_seq_len=flags.max_seq_len,
         max_num_tokens=flags.max_num_tokens,
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m disagg_launch.reference", description="Serve a small model on the CPU, one instance.")
     parser.add_argument("model", metavar="MODEL", help="smollm2-135m, glass-en or random:SEED[,heads=8,kv_heads=4,layers=4,...]")
     parser.add_argument("--host", default="localhost", help="address to serve on, also of the KV port (default: localhost)")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=_port, default=8000)
     for name, letters in (("tensor", "tp"), ("pipeline", "pp"), ("context", "cp")):
         parser.add_argument(f"--{letters}_size", f"--{name}_parallel_size", dest=f"{letters}_size", type=_positive, default=1)
     parser.add_argument("--server_role", default="", help="CONTEXT or GENERATION; both if left out")
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_seq_len", type=_positive, default=0, help="default: the model's context")
     parser.add_argument("--max_num_tokens", type=_positive, default=Options.max_num_tokens, help="tokens computed in one iteration")
     parser.add_argument("--max_beam_width", type=int, choices=[1], default=1)
-    parser.add_argument("--log_level", default="info")
+    parser.add_argument("--log_level", type=str.lower, choices=LOG_LEVELS, default="info")
     for name, why in IGNORED_FLAGS.items():
         bare = name in ("--trust_remote_code", "--enable_chunked_prefill")
         help_text = f"ignored: {why}"
@@ -125,6 +128,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} found, 1 or more needed")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} found, 0 to 65535 needed")
     return number
 
 

@@ -37,7 +37,7 @@ def run(argv: Sequence[str], comm: Any = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = opts.parse(argv)
-        logging.getLogger().setLevel(options.log_level.upper())
+        logging.getLogger().setLevel(options.log_level)
         _check_size(options, 1 if comm is None else comm.Get_size())
         with _fence():
             status = _instance(options, comm)

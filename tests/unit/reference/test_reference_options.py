@@ -42,7 +42,15 @@ def test_both_spellings_of_the_flags() -> None:
     assert [one.cluster.uri for one in joins if one.cluster] == ["etcd://a:1"] * 2
 
 
-@pytest.mark.parametrize("flag", ["--speed=1", "--tp_size=0", "--tp_size=x", "--max_beam_width=2"])
+def test_the_severities_of_the_upstream_command_are_levels_here() -> None:
+    upstream = ("internal_error", "error", "warning", "info", "verbose", "debug", "TRACE")
+    levels = [logging.getLevelName(parse(["m", "--log_level", one]).log_level) for one in upstream]
+    assert levels == sorted(levels, reverse=True) and set(levels) == {50, 40, 30, 20, 10}
+
+
+@pytest.mark.parametrize(
+    "flag", ["--speed=1", "--tp_size=0", "--tp_size=x", "--max_beam_width=2", "--log_level=loud", "--port=70000", "--port=http"]
+)
 def test_bad_flags_end_with_2(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         parse(["m", flag])
