@@ -13,21 +13,24 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NoReturn, Optional
 
-from disagg_launch.errors import BackendRefused, WorkerDied
+from disagg_launch.errors import BackendRefused, DisaggError, WorkerDied
 
 LONGEST_NEWS = 4096
 RESTARTS_PER_MINUTE = 10
+TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Serve = Callable[[list[socket.socket], "Siblings"], None]
 
 
 class Siblings:
-    """The other processes of this router, reached through datagram sockets in a folder that only this user can open."""
+    """The other processes of this router, reached through datagram sockets in a folder that only this user can open. `own` is our number."""
 
     def __init__(self, folder: Optional[Path] = None, own: int = 0, count: int = 1) -> None:
+        self.own = own
         self._others = [str(folder / str(n)) for n in range(count) if n != own] if folder else []
         self._opened = folder / "open" if folder else None
         self._socket: Optional[socket.socket] = None
@@ -121,28 +124,45 @@ class _Parent:
         sys.exit(128 + signal.SIGTERM)
 
     def _start(self, number: int) -> None:
-        self._started.append(time.monotonic())
-        pid = os.fork()
-        if pid:
+        # a signal that comes now waits until it is known whom to hand it on to: else the new process would never hear of it
+        signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
+        try:
+            if self._stopping:
+                return
+            self._started.append(time.monotonic())
+            pid = os.fork()
+            if not pid:
+                self._become(number)
             self._children[pid] = number
-            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
+
+    def _become(self, number: int) -> NoReturn:
         status = 1
         try:
             for one in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(one, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
             self._serve(Siblings(self._folder, number, self._count))
             status = 0
         except KeyboardInterrupt:
             status = 0
+        except DisaggError as wrong:
+            print(f"router process {number}: {wrong}", file=sys.stderr, flush=True)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(status)
 
     def _stop(self, number: int, frame: Any) -> None:
         self._stopping = True
-        for pid in self._children:
-            os.kill(pid, signal.SIGTERM)
+        self._hand_on(signal.SIGTERM)
 
     def _pass_on(self, number: int, frame: Any) -> None:
+        self._hand_on(number)
+
+    def _hand_on(self, number: int) -> None:
         for pid in self._children:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just been waited for
+                os.kill(pid, number)

@@ -14,7 +14,7 @@ import uvicorn
 
 from disagg_launch.discovery.attach import storage_token
 from disagg_launch.errors import BadInput
-from disagg_launch.router import processes
+from disagg_launch.router import ids, processes
 from disagg_launch.router.app import App
 from disagg_launch.router.assembly import Assembly, flow_of, renewed, unchangeable
 from disagg_launch.router.config import Config
@@ -43,6 +43,7 @@ class Application:
         self._config = config
         self._closed = closed
         self._siblings = siblings
+        ids.settle(siblings.own)
         self._again = again
         self._parent = os.getppid()
         self._metrics = Metrics()
