@@ -19,15 +19,8 @@ class AccessLog:
 
     def __init__(self, where: str) -> None:
         self._lines: list[bytes] = []
-        self._file: Optional[IO[bytes]] = None
+        self._file = sys.stdout.buffer if where == "-" else opened(where)
         self._loop = asyncio.get_running_loop()
-        if where == "-":
-            self._file = sys.stdout.buffer
-        elif where:
-            try:
-                self._file = open(where, "ab")  # noqa: SIM115
-            except OSError as wrong:
-                raise BadInput(f"front_door.access_log: {where}: {wrong.strerror}") from None
 
     def add(self, exchange: Exchange, status: int) -> None:
         """A request has ended. `time` in seconds, the others in microseconds from the request on; status 499: the client left."""
@@ -59,3 +52,13 @@ class AccessLog:
             lines, self._lines = self._lines, []
             self._file.write(b"\n".join(lines) + b"\n")
             self._file.flush()
+
+
+def opened(where: str) -> Optional[IO[bytes]]:
+    """The file of that name, to be appended to; None for "-" and "". BadInput if it cannot be opened."""
+    if where in ("-", ""):
+        return None
+    try:
+        return open(where, "ab")
+    except OSError as wrong:
+        raise BadInput(f"front_door.access_log: {where}: {wrong.strerror}; name a file that can be written") from None

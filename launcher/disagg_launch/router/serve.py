@@ -14,10 +14,11 @@ import uvicorn
 
 from disagg_launch.discovery.attach import storage_token
 from disagg_launch.errors import BadInput
-from disagg_launch.router import ids, processes
+from disagg_launch.router import access, ids, processes
 from disagg_launch.router.app import App
 from disagg_launch.router.assembly import Assembly, flow_of, renewed, unchangeable
 from disagg_launch.router.config import Config
+from disagg_launch.router.keys import Keys
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, bound
@@ -164,11 +165,21 @@ def run(read: Callable[[], Config], drain_s: int, closed: bool = False) -> None:
     """
     config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    storage_token(config)  # that it is missing is said before anything is opened
-    flow_of(config)
+    _look(config)
     door = config.front_door
     ports = [config.port, *([door.admin_port] if door.admin_port else [])]
     processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read, closed).run(own))
+
+
+def _look(config: Config) -> None:
+    """BadInput for what can be told before anything is opened, and once instead of by each process: files that are missing."""
+    door = config.front_door
+    storage_token(config)
+    flow_of(config)
+    Keys(door.api_keys_file, door.api_keys_env)
+    Keys(door.admin_token_file)
+    if opened := access.opened(door.access_log):
+        opened.close()
 
 
 def _loop() -> str:

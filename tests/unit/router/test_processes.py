@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from disagg_launch.errors import BadInput
+from disagg_launch.router import config, serve
+
 BEGIN = """
 import os, signal, sys, time
 from disagg_launch.errors import BadInput
@@ -62,3 +67,10 @@ processes.run("127.0.0.1", [0], 2, serves)
 """)
     assert "router process 1: keys.txt: no such file" in done.stderr and "RuntimeError: some fault" in done.stderr
     assert "ended again and again, last with status 1" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["api_keys_file", "admin_token_file", "access_log"])
+def test_a_file_that_is_not_there_is_one_sentence_before_anything_is_opened(key: str) -> None:
+    raw = {"port": 1, "front_door": {key: "/nowhere/file"}}
+    with pytest.raises(BadInput, match="/nowhere/file: No such file or directory"):
+        serve.run(lambda: config.parse(raw), 1)
