@@ -25,7 +25,7 @@ def choose(logits: npt.NDArray[np.float32], how: Sampling, number: int) -> int:
     """
     if how.temperature == 0:
         return int(logits.argmax())
-    with np.errstate(over="ignore"):  # the largest is subtracted first, so that a tiny temperature makes -inf of the others, and never a NaN
+    with np.errstate(over="ignore"):  # the largest goes first, so that a tiny temperature makes -inf of the others, and no NaN
         weights = np.exp((logits.astype(np.float64) - logits.max()) / how.temperature)
     tokens = np.arange(len(weights))
     if how.top_k > 0 or how.top_p < 1:

@@ -27,7 +27,7 @@ Serve = Callable[[list[socket.socket], "Siblings"], None]
 
 
 class Siblings:
-    """The other processes of this router, reached through datagram sockets in a folder that only this user can open. `own` is our number."""
+    """The other processes of this router, reached through datagram sockets in a folder that only this user can open. `own`: our number."""
 
     def __init__(self, folder: Optional[Path] = None, own: int = 0, count: int = 1) -> None:
         self.own = own
