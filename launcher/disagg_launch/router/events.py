@@ -19,8 +19,14 @@ def event(value: Any) -> bytes:
 
 def split(data: bytes) -> tuple[bytes, bytes]:
     """(whole events, the beginning of the next one). Events end in an empty line, with LF or CR LF."""
-    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-    return (b"", data) if end < 5 and not data.startswith((b"\n\n", b"\r\n\r\n")) else (data[:end], data[end:])
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    end = max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+    return data[:end], data[end:]
+
+
+def is_last(data: bytes) -> bool:
+    """Whether these whole events end with the one that ends a stream."""
+    return data.endswith((DONE, b"data: [DONE]\r\n\r\n"))
 
 
 def values(data: bytes) -> Iterator[dict[str, Any]]:

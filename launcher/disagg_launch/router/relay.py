@@ -50,7 +50,7 @@ class Relay:
             self._over = True
         if self._wrong is not None:
             raise self._why()
-        if self._rest or not self._last.endswith(b"[DONE]\n\n"):
+        if self._rest or not events.is_last(self._last):
             raise UpstreamError("truncated")
 
     def _why(self) -> Exception:

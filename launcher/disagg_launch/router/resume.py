@@ -99,7 +99,8 @@ class Joined:
         """Whole events, put right."""
         self.started = True
         out = b"".join(events.event(self._right(one)) for one in events.values(data))
-        return self._sink.piece(out + events.DONE if data.endswith(b"[DONE]\n\n") else out)
+        out += events.DONE if events.is_last(data) else b""
+        return self._sink.piece(out) if out else None  # a comment, perhaps: nothing at all would be the end of a chunked answer
 
     async def end(self) -> None:
         """The end of the stream."""

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_upstream import Wire
 
+from disagg_launch.router.events import split
 from disagg_launch.router.exchange import Exchange, Kept
 from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.policies import Ask
 from disagg_launch.router.relay import Relay
+from disagg_launch.router.resume import Joined
 from disagg_launch.router.upstream import Connection, Pool, UpstreamError
 
 EVENTS = [b'data: {"choices":[{"text":" t%d"}]}\n\n' % i for i in range(6)] + [b"data: [DONE]\n\n"]
@@ -97,6 +99,34 @@ def test_whole_events_arrive_in_order_however_they_are_cut(sizes: list[int], cut
         assert all(piece.endswith(b"\n\n") for piece in one.client.got) and one.connection.reusable
 
     play(scene)
+
+
+@given(st.lists(st.sampled_from([b"data: x", b": y", b"\n\n", b"\r\n\r\n", b"\n", b"\r\n"])).map(b"".join))
+def test_events_are_cut_only_behind_an_empty_line_and_behind_the_last_one(data: bytes) -> None:
+    whole, rest = split(data)
+    assert whole + rest == data and (not whole or whole.endswith((b"\n\n", b"\r\n\r\n")))
+    assert b"\n\n" not in rest and b"\r\n\r\n" not in rest
+
+
+def test_events_may_end_with_cr_lf_and_come_byte_by_byte() -> None:
+    raw = HEAD + chunked(b"".join(EVENTS).replace(b"\n", b"\r\n"), [])
+
+    async def scene() -> None:
+        one = Scene()
+        await one.feed(*(raw[at : at + 1] for at in range(len(raw))))
+        await one.end()
+        assert b"".join(one.client.got).replace(b"\r\n", b"\n") == b"".join(EVENTS)
+
+    play(scene)
+
+
+def test_the_second_part_of_a_stream_says_nothing_where_its_worker_says_nothing() -> None:
+    """An empty piece would be the chunk that ends the client's answer."""
+    client = Client()
+    joined = Joined(client, {"id": "a"}, 3, opened=True)
+    for data in (b": ping\n\n", b'data: {"id":"b"}\r\n\r\n', b"data: [DONE]\r\n\r\n"):
+        joined.piece(data)
+    assert client.got == [b'data: {"id":"a"}\n\n', b"data: [DONE]\n\n"]
 
 
 @settings(max_examples=60, deadline=None)
