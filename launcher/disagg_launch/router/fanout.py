@@ -43,6 +43,11 @@ def spread(exchange: Exchange) -> list[Exchange]:
         raise refusal(400, f"n must be a whole number from 1, and all choices together at most {MOST_CHOICES}")
     if exchange.body.get("best_of") not in (None, count):
         raise refusal(400, "best_of is not served disaggregated: ask for n")
+    if not isinstance(exchange.body.get("stream_options"), (dict, type(None))):
+        raise refusal(400, "stream_options must be an object")
+    seed = exchange.body.get("seed")
+    if count > 1 and seed is not None and (type(seed) is not int or not -(2**63) <= seed <= 2**63 - MOST_CHOICES):
+        raise refusal(400, "seed must be a whole number of 63 bits for several answers, each of which gets one of its own")
     if count == 1 and len(prompts) == 1:
         if not exchange.chat and exchange.body["prompt"] is not prompts[0]:
             exchange.body = {**exchange.body, "prompt": prompts[0]}

@@ -106,6 +106,9 @@ def test_batches_and_n_are_joined(play: Any, stream: bool, n: int) -> None:
         ({"prompt": "x", "n": 0}, "n must"),
         ({"prompt": "x", "n": 10**9}, "n must"),
         ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": "x", "n": 2, "seed": "one"}, "seed"),
+        ({"prompt": "x", "n": 2, "seed": 2**64 - 1}, "seed"),
+        ({"prompt": ["x", "y"], "stream": True, "stream_options": "usage"}, "stream_options"),
     ],
 )
 def test_bad_requests_are_refused_in_openai_shape(play: Any, body: Any, word: str) -> None:
