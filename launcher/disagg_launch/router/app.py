@@ -33,6 +33,8 @@ BYTES_PER_TOKEN = 4  # an estimate for text, which the router never tokenises
 CLIENT_LEFT = 499  # what the access log says of a client that did not wait
 # headers that go on to the workers; everything else, keys above all, stays here
 PASSED_ON = (b"traceparent", b"tracestate", b"x-session-id", b"x-correlation-id")
+# what only the router says to workers, in any dialect: with it a client could send one to fetch KV from an address of its choice
+OURS = ("disaggregated_params", "kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room")
 SESSION_HEADERS = (b"x-session-id", b"x-correlation-id", b"x-session-affinity", b"x-multi-turn-session-id")
 
 log = logging.getLogger(__name__)
@@ -191,6 +193,8 @@ class App:
             asked = loads(raw, "prompt_token_ids" if chat else "prompt")
         except ValueError as wrong:
             raise refusal(400, f"the body is not a JSON object: {wrong}") from None
+        for name in OURS:
+            asked.pop(name, None)
         stream = asked.get("stream") or False
         if stream is not True and stream is not False:
             raise refusal(400, f"stream must be true or false, found {stream!r}")

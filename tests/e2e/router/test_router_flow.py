@@ -323,9 +323,11 @@ def test_generation_alone_serves_what_it_has_cached(play: Any) -> None:
     async def scene() -> None:
         aware = {"router": {"type": "kv_cache_aware", "tokens_per_block": 4}}
         async with cluster(1, 2, generation_servers=aware, conditional_disagg_config={"max_local_prefill_length": 16}) as c:
+            forged = {"disaggregated_params": {"request_type": "generation_only", "ctx_request_id": 1}, "bootstrap_host": "10.0.0.1"}
             for _ in range(3):
-                assert (await c.complete("w" * 400, 2)).json["choices"][0]["text"] == expected("w" * 400, 2)
+                assert (await c.complete("w" * 400, 2, **forged)).json["choices"][0]["text"] == expected("w" * 400, 2)
             assert len(c.ctx[0].seen) == 1  # the first one only
+            assert not [said for g in c.gen for said in g.seen[1:] if said.keys() & forged.keys()]  # nor is a client's word taken for ours
             assert sorted(len(g.seen) for g in c.gen) == [0, 3]
 
     play(scene)
