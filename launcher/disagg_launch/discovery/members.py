@@ -63,7 +63,8 @@ class Members:
         for worker, since in list(self._leaving.items()):
             if not worker.active or worker.state is State.GONE or self._now() - since > self._fleet.config.front_door.request_timeout_s:
                 del self._leaving[worker]
-                self._fleet.remove(worker)
+                if self._fleet.table.by_url.get((worker.role, worker.url)) is worker:  # else the gateway had it taken out before
+                    self._fleet.remove(worker)
 
     def _join(self, key: str, value: str) -> None:
         try:

@@ -245,3 +245,26 @@ def test_several_who_fall_silent_together_all_leave() -> None:
         assert set(machine.fleet.table.by_url) == {kept.place}
     finally:
         machine.teardown()
+
+
+def test_who_was_taken_out_by_the_gateway_while_leaving_takes_nobody_along() -> None:
+    """As when an instance is moved, and another one comes up at its address before its last request has ended."""
+    machine = JoinsAndLeaves()
+    machine.begin()
+    try:
+        worker = machine.join(GENERATION)
+        machine.who_is_usable_is_who_should_be()
+        before = machine.fleet.table.by_url[worker.place]
+
+        async def leaves_and_is_removed() -> None:
+            before.take(0)
+            machine.store.delete(worker.key)
+            machine.fleet.remove(before)
+            worker.enter(machine.store)
+            before.give_back(0)
+
+        machine.run(leaves_and_is_removed())
+        machine.who_is_usable_is_who_should_be()
+        assert machine.fleet.table.by_url[worker.place] is not before
+    finally:
+        machine.teardown()
