@@ -157,7 +157,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
 def _pids(instance: dict[str, Any]) -> str:
     """The first rank's process, for whoever wants to look at it or to end it; `--json` has all of them."""
     ranks = instance["ranks"]
-    if instance["ended"] or not ranks or not ranks[0]["pid"]:
+    if instance["ended"] or not ranks or not ranks[0].get("pid"):
         return ""
     more = f" and {len(ranks) - 1} more" if len(ranks) > 1 else ""
     return f"pid {ranks[0]['pid']}{more}  "
