@@ -101,7 +101,7 @@ class Autoscaler:
         self._last["outcome"] = outcome
         self._note(f"autoscale: {' '.join(words)}: {outcome}")
         for role in wishes:
-            self._watched[role].changed(asyncio.get_running_loop().time())
+            self._watched[role].changed(asyncio.get_running_loop().time(), in_vain=outcome != "done")
         self._before = None
 
     def _note(self, text: str) -> None:

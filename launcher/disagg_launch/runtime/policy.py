@@ -44,10 +44,14 @@ class Seen(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """When the number of instances changed last, and from how many requests a second and instance on they have been too slow."""
+    """When the number of instances changed last, and from how many requests a second and instance on they have been too slow.
+
+    `in_vain`: it was to change then, and did not.
+    """
 
     changed_s: float
     crowded: Optional[float] = None
+    in_vain: bool = False
 
 
 class Wish(NamedTuple):
@@ -67,31 +71,35 @@ class Watched:
 
     def look(self, target: Target, seen: Seen, window_s: float) -> Wish:
         """What follows from one more look."""
-        if not self._window or self._window[-1].instances != seen.instances:
+        if not self._window:
+            self._memory = self._memory._replace(changed_s=seen.at_s)
+        elif self._window[-1].instances != seen.instances:
             self.changed(seen.at_s)
         self._window = [one for one in self._window if one.at_s > seen.at_s - window_s] + [seen]
         found = wish(target, self._window, window_s, self._memory)
         self._memory = found.memory
         return found
 
-    def changed(self, now_s: float) -> None:
+    def changed(self, now_s: float, in_vain: bool = False) -> None:
         """The role was changed now, or was to be."""
-        self._window, self._memory = [], self._memory._replace(changed_s=now_s)
+        self._window, self._memory = [], self._memory._replace(changed_s=now_s, in_vain=in_vain)
 
 
 def wish(target: Target, window: Sequence[Seen], window_s: float, memory: Memory) -> Wish:
     """What follows from a `window` of looks, oldest first, of which there is at least one.
 
     Never outside the target's minimum and maximum; those are kept at once, everything else only `cool_down_s` after the last change.
+    What was tried in vain is not tried again before that is over, whatever it was.
     """
     now = window[-1]
     count = now.instances
     inside = min(max(count, target.minimum), target.maximum)
-    if inside != count:
-        return Wish(inside, f"at {'least' if inside > count else 'most'} {inside} are wanted", memory)
     rest_s = memory.changed_s + target.cool_down_s - now.at_s
+    if inside != count and not (memory.in_vain and rest_s > 0):
+        return Wish(inside, f"at {'least' if inside > count else 'most'} {inside} are wanted", memory)
     if rest_s > 0:
-        return Wish(count, f"changed {now.at_s - memory.changed_s:.0f} s ago, which is left alone for {target.cool_down_s:g} s", memory)
+        what = "tried in vain" if memory.in_vain else "changed"
+        return Wish(count, f"{what} {now.at_s - memory.changed_s:.0f} s ago, which is left alone for {target.cool_down_s:g} s", memory)
     recent = [one for one in window if one.at_s - one.span_s >= memory.changed_s and one.at_s > now.at_s - window_s]
     if not recent:
         return Wish(count, "nothing was seen yet", memory)

@@ -40,13 +40,15 @@ def windows(draw: st.DrawFn) -> list[Seen]:
     return made
 
 
-memories = st.builds(Memory, st.floats(-200, 0), st.one_of(st.none(), st.floats(0, 20)))
+memories = st.builds(Memory, st.floats(-200, 0), st.one_of(st.none(), st.floats(0, 20)), st.booleans())
 
 
 @given(targets, windows(), memories)
 def test_never_outside_the_limits_and_never_by_more_than_a_step(target: Target, window: list[Seen], memory: Memory) -> None:
     found = wish(target, window, WINDOW_S, memory).instances
     count = window[-1].instances
+    if memory.in_vain and found == count and -memory.changed_s < target.cool_down_s:
+        return  # it is not tried again yet
     assert target.minimum <= found <= target.maximum
     if target.minimum <= count <= target.maximum:
         assert count - 1 <= found <= count + target.step
@@ -55,7 +57,7 @@ def test_never_outside_the_limits_and_never_by_more_than_a_step(target: Target, 
 @given(targets, windows(), memories)
 def test_left_alone_in_the_cool_down(target: Target, window: list[Seen], memory: Memory) -> None:
     count = window[-1].instances
-    if target.minimum <= count <= target.maximum and -memory.changed_s < target.cool_down_s:
+    if (memory.in_vain or target.minimum <= count <= target.maximum) and -memory.changed_s < target.cool_down_s:
         assert wish(target, window, WINDOW_S, memory).instances == count
         assert wish(target, window, WINDOW_S, memory).memory == memory
 
@@ -166,3 +168,17 @@ def test_what_was_seen_before_a_change_says_nothing() -> None:
     assert watched.look(target, look(1, 9.0, at_s=60), WINDOW_S).instances == 2
     assert watched.look(target, look(2, 9.0, at_s=90), WINDOW_S).instances == 2  # it covers time in which there was one
     assert watched.look(target, look(2, 0.7, at_s=120), WINDOW_S).instances == 2
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 3), (7, 5)])
+def test_limits_that_could_not_be_kept_are_not_tried_again_at_every_look(count: int, wanted: int) -> None:
+    """As when there is no room for as many as there should be at least: each try starts a process, and perhaps instances."""
+    watched, target = Watched(), Target(3, 5, queue_s=1.0, cool_down_s=120)
+    tries = []
+    for at_s in range(0, 600, 10):
+        if watched.look(target, look(count, 0.7, at_s=at_s), WINDOW_S).instances != count:
+            tries.append(at_s)
+            watched.changed(at_s, in_vain=True)
+    assert tries == [0, 130, 260, 390, 520]
+    watched.changed(600)
+    assert watched.look(target, look(count, 0.7, at_s=601), WINDOW_S).instances == wanted  # somebody changed it: at once again
