@@ -92,4 +92,4 @@ def locust():
     """The folder of a real `locust`, whose libraries patch each other's sockets: an environment of its own."""
     folder = ROOT / ".venv-locust"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    return fetched(folder, [sys.executable, "-m", "venv", str(folder)], [*pip, "locust==2.47.0"]) / "bin"
+    return fetched(folder, [sys.executable, "-m", "venv", str(folder)], [*pip, "locust>=2.46,<2.48"]) / "bin"
