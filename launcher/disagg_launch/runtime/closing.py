@@ -60,6 +60,7 @@ class Closing:
         await asyncio.gather(*others)
         await gateway.further.ended(2 * gateway.launch.policy.grace_s)
         await gateway.holding.close()
+        gateway.opening.claims.close()
         gateway.cease()
         await gateway.desk.close()
         await gateway.exposition.close()

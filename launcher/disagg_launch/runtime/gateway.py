@@ -115,7 +115,7 @@ class Gateway:
         if self.joined is not None:
             self.joined.open()
             self.spawn(self.joined.watch())
-        self.opening.claim_port()
+        self.opening.claim_ports()
         port = await self.desk.open(self.listen)
         self.address = f"{self.listen}:{port}"
         await self.exposition.open(self.listen)

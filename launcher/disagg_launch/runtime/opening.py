@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from disagg_launch.errors import BackendRefused, NotReady
-from disagg_launch.runtime import allocation, bootstrap, probe
+from disagg_launch.runtime import allocation, probe
 from disagg_launch.runtime import binding as bindings
+from disagg_launch.runtime.claims import Claims
 from disagg_launch.runtime.fleet import ROUTER
 from disagg_launch.runtime.readiness import FAILED, READY, WAIT, Verdict, judge
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.reports import is_loopback, short
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
@@ -27,15 +30,24 @@ class Opening:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet = gateway, gateway.fleet
         self._starting: asyncio.Future[None]
+        self.claims = Claims()
 
-    def claim_port(self) -> None:
-        """BackendRefused when the front door's port is taken: better now than after every model has been loaded."""
-        if not self._gateway.launch.router.argv:
-            return
-        host, port = self._gateway.launch.router.host, self._fleet.router.port
-        taken = bootstrap.listener(host or bindings.ANYWHERE[0], port)
-        if taken:
-            raise BackendRefused(f"the router's port {port} of {host} is taken ({taken}): end what listens there, or give another `port`")
+    def claim_ports(self) -> None:
+        """BackendRefused when a port of this run on this machine is another's: better now than after every model has been loaded."""
+        front, plan, binding = self._gateway.launch.router, self._gateway.plan, self._fleet.binding
+        ports = ((self._fleet.router.port, "port"), (front.admin_port, "router.options.admin_port"))
+        for port, key in ports if front.argv else ():
+            if port:
+                self._claim("the router", front.host or bindings.ANYWHERE[0], port, key, free=True)
+        # which of them somebody else listens on, their ranks will say, on whatever machine they are
+        for one in plan.instances if not self._gateway.launch.ports.workers else ():
+            node = one.nodes[0]
+            if is_loopback(binding.addresses[node]) or short(binding.hosts[node]) == short(socket.gethostname()):
+                self._claim(one.name, binding.addresses[node], one.port + binding.side_up, "cluster.base_port")
+
+    def _claim(self, who: str, host: str, port: int, key: str, free: bool = False) -> None:
+        if taken := self.claims.take(host, port, free):
+            raise BackendRefused(f"{who}'s port {port} of {host} is taken ({taken}): end that, or give another `{key}`")
 
     async def tell_job_times(self) -> None:
         """When the Slurm job was sent and when it was given its nodes, which only Slurm knows."""

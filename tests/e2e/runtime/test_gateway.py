@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
 from deployments import survivors, until
 
+from disagg_launch import launch
 from disagg_launch.launch import Policy, Readiness, Worker
 from disagg_launch.runtime import wire
 
@@ -179,7 +183,31 @@ def test_a_taken_router_port_is_found_before_anything_is_started(deploy):
     with socket.create_server(("127.0.0.1", run.launch.router.port)):
         run.up()
         assert run.ready() == "" and run.wait() == 4
-    assert "the router's port" in run.text() and not (run.run / "logs" / "ctx0.log").exists()
+    port = run.launch.router.port
+    assert f"the router's port {port} of 127.0.0.1 is taken (Address already in use, by process {os.getpid()}: " in run.text()
+    assert "give another `port`" in run.text() and not (run.run / "logs" / "ctx0.log").exists()
+
+
+def test_of_two_that_want_the_same_ports_the_later_starts_nothing_though_nobody_listens_yet(deploy):
+    first, other = deploy(flags={"ctx0": ("--load-s", "60")}), deploy(name="other")
+    shutil.copytree(first.run, other.run, dirs_exist_ok=True)
+    first.up()
+    until(lambda: first.run.joinpath("logs/ctx0.log").exists() and first.pids("ctx0"))
+    holder = rf"\(Address already in use, by process {first.process.pid}: \S+ {first.run}/runtime.pyz gateway {first.run}\)"
+    port, key = first.launch.router.port, "port"
+    for who in ("the router", "ctx0"):
+        other.up()
+        assert other.ready() == "" and other.wait() == 4
+        assert re.search(rf"{who}'s port {port} of 127.0.0.1 is taken {holder}: end that, or give another `{key}`", other.text())
+        assert not (other.run / "logs" / "ctx0.log").exists()
+        # a front door of its own is not enough
+        (other.run / "launch.json").write_text(launch.to_json(replace(first.launch, router=other.launch.router)))
+        port, key = first.plan.instances[0].port, "cluster.base_port"
+    assert first.stop() == 130
+    # what a run had is free as soon as it has ended
+    (other.run / "launch.json").write_text(launch.to_json(replace(first.launch, workers=other.launch.workers)))
+    assert other.up().ready() == f"http://127.0.0.1:{first.launch.router.port}"
+    assert other.stop() == 130
 
 
 def test_a_stale_step_script_is_refused(deploy):
