@@ -70,8 +70,10 @@ class Log:
                 yield self._entry(raw.rstrip(b"\n"), judge)
 
     def grown(self) -> bool:
-        """Whether there is more to read."""
-        return self.path.stat().st_size > self.at
+        """Whether there is more to read. A file that has become shorter was cut off by a rotation, and is read from its beginning."""
+        size = self.path.stat().st_size
+        self.at = self.at if size >= self.at else 0
+        return size > self.at
 
     def begin(self, wanted: Wanted, judge: bool) -> list[Entry]:
         """Go to where what is wanted begins. If only the last lines are, give them, and go to the end."""

@@ -123,16 +123,20 @@ def test_following_begins_before_the_files_do_and_ends_with_the_run(tmp_path):
     thread = threading.Thread(target=reader)
     thread.start()
     (tmp_path / "logs").mkdir()
-    with (tmp_path / "logs/ctx0.log").open("w", buffering=1) as one, (tmp_path / "logs/gen0.log").open("w", buffering=1) as two:
+    with (tmp_path / "logs/ctx0.log").open("a", buffering=1) as one, (tmp_path / "logs/gen0.log").open("w", buffering=1) as two:
         one.write(f"[0] {at(1)} first\n[0] {at(2)} half of")
         assert more.wait(20) and found == [("ctx0", "first")]
         more.clear()
         one.write(" a line\n")
         assert more.wait(20) and found[1:] == [("ctx0", "half of a line")]
-        two.write(f"[0] {at(3)} last words without an end")
+        more.clear()
+        one.truncate(0)  # as logrotate's copytruncate does
+        one.write(f"[0] {at(3)} new\n")
+        assert more.wait(20) and found[2:] == [("ctx0", "new")]
+        two.write(f"[0] {at(4)} last words without an end")
         alive[0] = False
     thread.join(20)
-    assert found[2:] == [("gen0", "last words without an end")]
+    assert found[3:] == [("gen0", "last words without an end")]
 
 
 def test_following_a_name_that_is_not_in_the_plan_is_refused_at_once(tmp_path):
