@@ -6,6 +6,7 @@ An engine module offers, all pure:
 - `JOINS`: how its workers make themselves known to a cluster: "itself" (with the cluster's token), "openly" (it cannot send one), or
   "" (it cannot: a companion process does it);
 - `KNOWN_KEYS`: the engine keys it is known to understand; another one is a warning, with "did you mean" (None: any key may be right);
+  `KNOWN_AS`: whose keys those are, its name and, where they were read from a release, that release;
 - `worker(spec, plan, instance) -> launch.Worker`: the command of one instance's tasks;
 - `files(spec, plan) -> {path in the run folder: launch.Text}`: its configuration files;
 - `prepare(spec) -> (File, ...)`: scripts that are run by hand, once, before the first start;
@@ -41,6 +42,7 @@ class Engine(Protocol):
     WIRE: str
     JOINS: str
     KNOWN_KEYS: Optional[frozenset[str]]
+    KNOWN_AS: str
 
     def worker(self, spec: Spec, plan: Plan, instance: Instance) -> Worker:
         """The command of one instance's tasks."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "command"
 WIRE = "trtllm"
 JOINS = ""
+KNOWN_AS = NAME
 KNOWN_KEYS = None
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

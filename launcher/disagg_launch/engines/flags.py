@@ -36,6 +36,12 @@ def known(engine: str) -> frozenset[str]:
     return frozenset(name.lstrip("-").replace("-", "_") for name in _names(engine))
 
 
+def known_as(engine: str) -> str:
+    """The engine's name with the release that its table was read from, as in messages."""
+    version = table(engine).get("version")
+    return f"{engine} (as of {version})" if version else engine
+
+
 def table(engine: str) -> dict[str, Any]:
     """What is known of an engine's command line: its `flags`; read from a wheel also its `version` and vLLM's `connectors`.
 

@@ -77,7 +77,7 @@ def sglang(spec: Spec, plan: Plan) -> Iterator[Complaint]:
 def arguments(spec: Spec) -> Iterator[Complaint]:
     """Flags in engine.args that the engine is not known to have."""
     for i, name, meant in flags.unknown(spec.engine.name, spec.engine.args):
-        text = f"engine {spec.engine.name} is not known to have {name}; it is passed on{meant}"
+        text = f"engine {flags.known_as(spec.engine.name)} is not known to have {name}; it is passed on{meant}"
         yield _say(spec, ("engine", "args", i), text, WARNING)
 
 

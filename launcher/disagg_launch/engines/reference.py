@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAME = "reference"
 WIRE = "trtllm"
 JOINS = "itself"
+KNOWN_AS = NAME
 KNOWN_KEYS = frozenset(
     {
         "backend",

@@ -21,6 +21,7 @@ NAME = "sglang"
 WIRE = "sglang"
 JOINS = ""
 KNOWN_KEYS = flags.known(NAME)
+KNOWN_AS = flags.known_as(NAME)
 BACKEND = "disaggregation_transfer_backend"
 DEFAULT_BACKEND = "nixl"
 # It starts processes of its own; and a host MPI's UCX_TLS=tcp keeps NIXL from registering GPU memory.

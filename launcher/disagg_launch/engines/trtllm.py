@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NAME = "trtllm"
 WIRE = "trtllm"
 JOINS = "openly"
+KNOWN_AS = NAME
 KNOWN_KEYS = frozenset(flags.table(NAME)["keys"])
 ANSWERS_AT = "/health_generate"
 SERVE, LLMAPI_LAUNCH, MPI_WORKER = "serve", "llmapi-launch", "mpi-worker"

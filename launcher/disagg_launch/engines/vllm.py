@@ -22,6 +22,7 @@ NAME = "vllm"
 WIRE = "vllm"
 JOINS = ""
 KNOWN_KEYS = flags.known(NAME)
+KNOWN_AS = flags.known_as(NAME)
 KV_TRANSFER = "kv_transfer_config"
 NIXL, P2P_NCCL, MOONCAKE = "NixlConnector", "P2pNcclConnector", "MooncakeConnector"
 NIXLS = (NIXL, "NixlPullConnector", "NixlPushConnector")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any, Callable, Iterator
 
 from disagg_launch.plan import PREFIX, SECTION
-from disagg_launch.spec.complaint import WARNING, Complaint, Path, did_you_mean, found, listed, near
+from disagg_launch.spec.complaint import WARNING, Complaint, Path, did_you_mean, dotted, found, listed, near
 from disagg_launch.spec.inherit import SECTIONS, own_keys
 from disagg_launch.spec.maps import Cluster
 from disagg_launch.spec.model import Section, Topology
@@ -17,6 +18,9 @@ UNLIMITED = 1 << 60
 OUR_MAPS = ("engine", "cluster", "slurm", "mpi")
 # From this likeness on, a key that no engine has is our own key misspelt: running without it would be a surprise.
 MISSPELT = 0.85
+UNFILLED = "DL007"
+"""The lint rule about place holders, of which a file that cannot be used is told too, so that there is one round of complaints."""
+PLACEHOLDER = re.compile(r"<[\w .:-]+>")
 Rule = Callable[[Topology, Source], Iterator[Complaint]]
 
 
@@ -34,6 +38,22 @@ def sections(topology: Topology) -> tuple[tuple[str, str, Section], ...]:
 def check(topology: Topology, source: Source) -> list[Complaint]:
     """What all rules say."""
     return [complaint for rule in RULES for complaint in rule(topology, source)]
+
+
+def unfilled(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """(path, what to say) of each place holder in a tree of maps and lists: `<partition>`."""
+    if isinstance(value, str) and PLACEHOLDER.fullmatch(value):
+        yield path, f"found {value}; needed: a value of yours"
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from unfilled(item, (*path, key))
+
+
+def with_unfilled(wrong: list[Complaint], source: Source) -> list[Complaint]:
+    """The complaints about a file that cannot be used, and those about its place holders, of which then nothing else is said."""
+    ignored = source.value("lint", "ignore")
+    found = [] if isinstance(ignored, list) and UNFILLED in ignored else list(unfilled(source.values))
+    paths = {dotted(path) for path, _ in found}
+    return [one for one in wrong if one.key not in paths] + [source.complaint(path, text, number=UNFILLED) for path, text in found]
 
 
 def _sections_there(topology: Topology, source: Source) -> Iterator[Complaint]:
@@ -183,16 +203,16 @@ def _metadata_there(topology: Topology, source: Source) -> Iterator[Complaint]:
 
 def _engine_keys_known(topology: Topology, source: Source) -> Iterator[Complaint]:
     # by name: a topology file is read before anything is planned, and no room above is needed for it
-    known = importlib.import_module(f"disagg_launch.engines.{topology.engine.name}").KNOWN_KEYS
+    engine = importlib.import_module(f"disagg_launch.engines.{topology.engine.name}")
     ours = set(Topology.model_fields)
     theirs = set(Section.model_fields)
     shared = own_keys(source.values)
     for key in (k for k in source.values if k not in shared and k not in theirs):
-        yield from _unknown(source, (key,), ours | theirs, known, topology.engine.name)
+        yield from _unknown(source, (key,), ours | theirs, engine.KNOWN_KEYS, engine.KNOWN_AS)
     for section in SECTIONS:
         inner = source.value(section, default={})
         for key in (k for k in inner if k not in theirs) if isinstance(inner, dict) else ():
-            yield from _unknown(source, (section, key), theirs, known, topology.engine.name)
+            yield from _unknown(source, (section, key), theirs, engine.KNOWN_KEYS, engine.KNOWN_AS)
 
 
 def _unknown(source: Source, path: tuple[Any, ...], ours: set[str], known: frozenset[str] | None, engine: str) -> Iterator[Complaint]:

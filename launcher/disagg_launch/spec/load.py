@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from disagg_launch.errors import BadInput
 from disagg_launch.plan import CONTEXT, GENERATION
-from disagg_launch.spec.checks import check, is_external
+from disagg_launch.spec.checks import check, is_external, with_unfilled
 from disagg_launch.spec.complaint import ERROR, BadTopology, Complaint
 from disagg_launch.spec.explain import explain
 from disagg_launch.spec.inherit import SECTIONS, inherit
@@ -125,7 +125,7 @@ def check_source(source: Source, wrong: list[Complaint]) -> Spec:
     complained = {one.key for one in wrong}
     wrong += [one for one in check(topology, source) if one.key not in complained] if topology else []
     if topology is None or any(one.severity == ERROR for one in wrong):
-        raise BadTopology(wrong)
+        raise BadTopology(with_unfilled(wrong, source))
     return _spec(topology, source, tuple(sorted(set(wrong))))
 
 

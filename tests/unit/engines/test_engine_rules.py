@@ -98,11 +98,11 @@ def said(text: str) -> list[str]:
         ),
         (
             "model: m\n" + PAIR + "engine: {name: vllm, args: [--max_model_len=8, --no-enable-prefix-caching, --enforce-eagr]}\n",
-            "t.yaml:4:76: warning: engine.args[2]: engine vllm is not known to have --enforce-eagr; it is passed on (did you",
+            "t.yaml:4:76: warning: engine.args[2]: engine vllm (as of 0.33.0) is not known to have --enforce-eagr; it is passed on",
         ),
         (
             "model: m\n" + PAIR + "engine: {name: sglang, args: [--mem-fraction, '0.8']}\n",
-            "t.yaml:4:31: warning: engine.args[0]: engine sglang is not known to have --mem-fraction",
+            "t.yaml:4:31: warning: engine.args[0]: engine sglang (as of 0.5.23) is not known to have --mem-fraction",
         ),
         (
             "model: m\ncontext_servers: {moe_expert_parallel_size: 2}\ngeneration_servers: {}\n"

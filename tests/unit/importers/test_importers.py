@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disagg_launch import spec
+from disagg_launch import lint, spec
 from disagg_launch.commands.lint import import_
 from disagg_launch.errors import BadInput
 from disagg_launch.spec.load import convert
@@ -266,3 +266,22 @@ def test_any_file_is_a_topology_or_refused_with_words(data):
         spec.loads(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "t.yaml")
     except BadInput as refused:
         assert "t.yaml" in str(refused)
+
+
+def test_all_place_holders_are_told_in_one_round():
+    """As many as upstream's sample has, though one of them cannot even be read as what it is for."""
+    text = TEXTS["trtllm-slurm"]
+    for value in ("gb200", "team", "bench-1", "/images/trt.sqsh", "/data/model", "/data:/data,/home/me:/home/me", "/home/me/work"):
+        text = text.replace(f": {value}\n", ': "<yours>"\n', 1)
+    with pytest.raises(spec.BadTopology) as caught:
+        spec.loads(text, "t.yaml")
+    errors = [str(one) for one in caught.value.complaints if one.severity == spec.ERROR]
+    said = "found <yours>; needed: a value of yours [DL007]"
+    places = {
+        "3:14: slurm.partition": said, "4:12: slurm.account": said, "6:13: slurm.job_name": said, "22:20: slurm.container_mounts[0]": said,
+        "23:20: slurm.container_image": said, "24:15: model": said,
+    }  # fmt: skip
+    assert errors == [f"t.yaml:{place}: {text}" for place, text in places.items()]
+    # and without the one that cannot be read they are what lint says
+    got = spec.loads(text.replace('job_name: "<yours>"', "job_name: mine"), "t.yaml")
+    assert [str(one) for one in lint.check(got) if one.severity == spec.ERROR] == [one for one in errors if "job_name" not in one]

@@ -267,3 +267,16 @@ def test_a_mixed_server_needs_equal_keys():
 def test_a_spec_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         spec.loads(SMALL).port = 1
+
+
+def test_a_place_holder_is_told_beside_other_errors_unless_it_is_to_be_ignored():
+    text = SMALL.replace("random:1", '"<model>"') + 'port: "<port>"\nname: a b\n'
+    named = "t.yaml:6:7: name: found 'a b' (a string); allowed: at most 63 letters, digits, _ . and -, the first a letter or digit"
+    said = "needed: a value of yours [DL007]"
+    assert complaints(text) == [f"t.yaml:1:8: model: found <model>; {said}", f"t.yaml:5:7: port: found <port>; {said}", named]
+    assert complaints(text + "lint: {ignore: [DL007]}\n") == ["t.yaml:5:7: port: found '<port>' (a string); allowed: an integer", named]
+
+
+def test_a_key_that_an_engine_has_under_another_name_now_tells_of_which_release_that_is_known():
+    got = spec.loads("model: m\nengine: {name: sglang}\ncontext_servers: {enable_ep_moe: true}\ngeneration_servers:\n")
+    assert "engine sglang (as of 0.5.23) is not known to have this key; it is passed on" in str(got.warnings[0])

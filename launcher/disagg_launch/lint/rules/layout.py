@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
 from disagg_launch.place.planner import EPHEMERAL
+from disagg_launch.spec.checks import UNFILLED, unfilled
 from disagg_launch.spec.complaint import Path
 
 LOOPBACK = re.compile(r"^(localhost|127\.[0-9.]+|::1|\[::1\])$")
-PLACEHOLDER = re.compile(r"^<[\w .:-]+>$")
 TASKS = re.compile(r"^(?:-n|-np|--ntasks|--np)(?:[= ]?)(\d+)?$")
 
 
@@ -132,7 +131,7 @@ def gpus_from_the_plan(case: Case) -> Iterator[Finding]:
 
 
 @rule(
-    "DL007",
+    UNFILLED,
     ERROR,
     "A place holder was not filled in",
     why="It is taken literally: `<partition>` is no partition.",
@@ -140,15 +139,4 @@ def gpus_from_the_plan(case: Case) -> Iterator[Finding]:
     source="The samples of TensorRT-LLM's scripts and documentation",
 )
 def placeholder(case: Case) -> Iterator[Finding]:
-    for path, value in scalars(case.spec.source.values):
-        if isinstance(value, str) and PLACEHOLDER.match(value):
-            yield path, f"found {value}; needed: a value of yours"
-
-
-def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every (path, scalar) in a tree of maps and lists."""
-    if not isinstance(value, (dict, list)):
-        yield path, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from scalars(item, (*path, key))
+    yield from unfilled(case.spec.source.values)
