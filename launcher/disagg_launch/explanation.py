@@ -44,8 +44,13 @@ def read(run: Path) -> Told:
 
 def _going_on(run: Path, found: dict[str, Any]) -> Told:
     story = chronicle.read(str(run))
-    down = "; ".join(f"{end.instance} ended and is being restarted: {end.text}" for end in story.dead.values())
-    return {**BLANK, "state": found["state"], "reason": down or NOTHING_FAILED, "restarts": verdict.restarts(str(run), story)}
+    degraded = found.get("degraded", {})
+    down = [f"{name} cannot be started now: {why}" for name, why in degraded.items()]
+    down += [f"{end.instance} ended and is being restarted: {end.text}" for end in story.dead.values() if end.instance not in degraded]
+    reason = "; ".join(down) or NOTHING_FAILED
+    if degraded:
+        return {**verdict.judged(str(run), FAILED, f"degraded: {reason}", 0, next(iter(degraded))), "state": found["state"]}
+    return {**BLANK, "state": found["state"], "reason": reason, "restarts": verdict.restarts(str(run), story)}
 
 
 def _not_begun(run: Path, state: str, job: str) -> Told:

@@ -149,6 +149,7 @@ class Policy:
 
     A worker on another node that has not heard of its gateway for `fence_s` seconds ends itself, so that a lost one can never
     live beside its replacement. One that lives but has answered nothing for `hang_s` counts as dead; 0: never.
+    An instance for which there is no node waits for one while `least` others of its role are left (1 of a role that is not named).
     """
 
     on_failure: str = "stop"
@@ -157,6 +158,7 @@ class Policy:
     grace_s: float = 10.0
     fence_s: float = 30.0
     hang_s: float = 300.0
+    least: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

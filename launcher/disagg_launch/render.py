@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
 from disagg_launch import backends, engines, launch, plan, routers, zipapp
-from disagg_launch.discovery import planned
+from disagg_launch.discovery import growth, planned
 from disagg_launch.engines import startup
 from disagg_launch.errors import BadInput
 from disagg_launch.files import RUNNABLE, File
@@ -48,7 +48,7 @@ def render(
         router=give.router(spec, router),
         files={**(engine.files(spec, layout) if workers else {}), **router_files},
         readiness=launch.Readiness(**spec.readiness.model_dump(), limit_why=limit.why),
-        policy=launch.Policy(**spec.restart.model_dump()),
+        policy=launch.Policy(**spec.restart.model_dump(), least=_least(spec)),
         autoscale=_autoscale(spec, layout, starts, python),
         ports=give.ports(spec, layout),
     )
@@ -128,6 +128,13 @@ def _autoscale(spec: Spec, layout: plan.Plan, starts: tuple[launch.Start, ...], 
     patience_s = max((one.cool_down_s for one in targets.values()), default=0.0)
     argv = (python, "-m", "disagg_launch", "scale", "--drain", f"{given.drain_s:g}", "--limit-s", f"{patience_s:g}")
     return launch.Autoscale(argv, targets, given.interval_s, given.window_s)
+
+
+def _least(spec: Spec) -> dict[str, int]:
+    """How many instances of each role the front door needs, where the topology says so for this run alone."""
+    if spec.disagg_cluster is None or spec.router.name == "none":
+        return {}
+    return {role: growth.minimal(spec, role) for role in growth.ROLES}
 
 
 def target(one: Scaled) -> launch.Target:

@@ -153,7 +153,7 @@ def test_with_stop_the_nodes_are_given_back_at_once(cluster: Cluster, tmp_path: 
 
 
 def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path) -> None:
-    """One deployment, hurt again and again: a worker ends, one is killed, slurmd is killed and returns at once."""
+    """One deployment, hurt again and again: a worker ends, one is killed, slurmd is killed and returns at once, a node falls silent."""
     one = Deployment(cluster, tmp_path, topology(restart=RESTART)).submit().ready()
     others = {name: one.ask(name)["pid"] for name in ("ctx1", "gen0", "router")}
 
@@ -180,6 +180,18 @@ def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path
     time.sleep(1)
     assert {name: one.ask(name)["pid"] for name in others} == others, "nobody else may have been touched"
 
+    pids = _with(cluster, host, "DISAGG_LIFE=")
+    began = time.monotonic()
+    cluster.on(host, "kill", "-STOP", *pids)
+    wait_for(lambda: "ctx1" in one.status()["degraded"], why="for ctx1 to wait for a node")
+    told = since(began)
+    assert f"{host} is lost and no spare node is left" in one.status()["degraded"]["ctx1"]
+    wait_for(lambda: not one.status()["degraded"], why="for the silent node to be tried again")
+    tell("node silent for a while, no spare node", verdict=told, healed=since(began))
+    assert one.ask("ctx1")["host"] == host
+    del others["ctx1"]
+    assert {name: one.ask(name)["pid"] for name in others} == others, "the others served on"
+
     for rank in one.instance("gen0")["ranks"]:
         pid = _pid_on(cluster, rank["host"], "DISAGG_INSTANCE=gen0", f"DISAGG_RANK={rank['rank']}")
         cluster.on(rank["host"], "kill", "-STOP", pid)
@@ -187,11 +199,11 @@ def test_with_restart_instances_come_back_alone(cluster: Cluster, tmp_path: Path
     assert one.log("gen0").count("leaving in order") == 2, "who is stopped is woken, to end in order too"
 
 
-def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path) -> None:
-    """Three nodes and three spares: one loses its power, one its network for a while, one its slurmd for good."""
+def test_a_lost_node_is_replaced_by_a_spare_one_or_missed(cluster: Cluster, tmp_path: Path) -> None:
+    """Three nodes and two spares: two fail at once, then one loses its slurmd: the others serve on until a role has nobody."""
     spec = topology(
         restart=RESTART,
-        cluster={"nodes": 6, "spare_nodes": 3},
+        cluster={"nodes": 5, "spare_nodes": 2},
         context_servers={"num_instances": 2},
         generation_servers={"num_instances": 1},
     )
@@ -199,25 +211,27 @@ def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path
     first = one.hosts()
     own = first[0]
     # the gateway and ctx0 are on the first host; ctx1 and gen0 on the others
-    began = time.monotonic()
+    off_at = time.time()
     cluster.fault(first[1], "poweroff")
-    told, healed = _moves(one, "ctx1", 1, first[1], began)
+    cut_at = time.time()
+    cluster.fault(first[2], "cut")
+    told, healed = _moves(one, "ctx1", 1, first[1], off_at)
     tell("node powered off, spare node", verdict=told, healed=healed)
-
-    victim = one.hosts()[2]
-    began = time.monotonic()
-    cluster.fault(victim, "cut")
-    told, healed = _moves(one, "gen0", 2, victim, began)
+    told, healed = _moves(one, "gen0", 2, first[2], cut_at)
     tell("node cut off the network, spare node", verdict=told, healed=healed)
     # the lost ranks have ended by themselves, before the node is back
-    wait_for(lambda: not _with(cluster, victim, "DISAGG_INSTANCE=gen0"), 15, "for the workers behind the cut to fence themselves")
-    cluster.fault(victim, "heal")
+    wait_for(lambda: not _with(cluster, first[2], "DISAGG_INSTANCE=gen0"), 15, "for the workers behind the cut to fence themselves")
 
     victim = one.hosts()[1]
     began = time.monotonic()
     cluster.fault(victim, "kill-slurmd")
-    told, healed = _moves(one, "ctx1", 1, victim, began)
-    tell("slurmd killed for good, spare node", verdict=told, healed=healed)
+    wait_for(lambda: "ctx1" in one.status()["degraded"], why="for ctx1 to wait for a node")
+    tell("slurmd killed for good, no spare node", verdict=since(began))
+    assert one.status()["state"] == "ready"
+    said = one.command("status", str(one.run)).stdout
+    assert f"DEGRADED: ctx1 cannot be started now: {victim} is lost and no spare node is left" in said
+    assert "likely cause: a node failed" in one.command("explain", str(one.run)).stdout
+    assert "disagg_degraded 1" in cluster.login("curl", "-sS", one.status()["metrics"]["gateway"]).stdout
     wait_for(lambda: not _with(cluster, victim, "DISAGG_INSTANCE=ctx1"), 15, "for the workers without slurmd to end")
     # when its slurmd returns, nobody is there who could answer beside the one that took its place
     cluster.fault(victim, "start-slurmd")
@@ -227,8 +241,19 @@ def test_a_lost_node_is_replaced_by_a_spare_one(cluster: Cluster, tmp_path: Path
     assert one.hosts()[0] == own
     assert one.ask("ctx0")["host"] == own
     assert one.instance("ctx0")["restarts"] == 0
-    assert [one.ask(name)["host"] for name in ("ctx1", "gen0")] == one.hosts()[1:3]
-    one.cancel()
+    last = one.hosts()[2]
+    assert one.ask("gen0")["host"] == last
+    assert "ctx1" in one.status()["degraded"], "Slurm has taken its node out of the job, so there it cannot be started again"
+
+    began = time.monotonic()
+    silent = _with(cluster, last, "DISAGG_LIFE=")
+    cluster.on(last, "kill", "-STOP", *silent)
+    verdict = one.fails()
+    cluster.on(last, "kill", "-CONT", *silent, check=False)
+    tell("a role's last node lost", verdict=since(began))
+    assert (verdict["instance"], verdict["exit_code"], verdict["cause_name"]) == ("gen0", 6, "node-failure")
+    assert f"{last} is lost and no spare node is left" in verdict["reason"]
+    assert "no generation instance is left; ctx1 was missing" in verdict["reason"]
 
 
 def test_the_gateways_node_dies(cluster: Cluster, tmp_path: Path) -> None:
@@ -295,14 +320,12 @@ def test_the_time_limit_ends_it_in_order(limited: Limited) -> None:
     assert {one["how"] for one in asked if one["began"] > closed_at} == {"refused"}, "the door is closed once"
 
 
-def _moves(one: Deployment, name: str, node: int, lost: str, began: float) -> tuple[float, float]:
+def _moves(one: Deployment, name: str, node: int, lost: str, began_at: float) -> tuple[float, float]:
     """Seconds until the loss was noticed, and until the instance is healthy on another host."""
-    restarts = one.instance(name)["restarts"]
-    wait_for(lambda: f"{name} ended" in one.log("gateway").rsplit("is back", 1)[-1], 60, f"for {name} to be missed")
-    told = since(began)
-    wait_for(lambda: one.hosts()[node] != lost, 60, f"for another host than {lost}")
-    wait_for(lambda: one.instance(name)["restarts"] > restarts and one.instance(name)["stage"] == "routed", 60, f"for {name} to come back")
-    return told, since(began)
+    wait_for(lambda: f"{name} is back" in one.log("gateway"), 60, f"for {name} to come back")
+    assert one.hosts()[node] != lost
+    assert one.instance(name)["restarts"] == 1
+    return one.stamp("gateway", f"{name} ended") - began_at, one.stamp("gateway", f"{name} is back") - began_at
 
 
 def _with(cluster: Cluster, host: str, *marks: str) -> list[str]:

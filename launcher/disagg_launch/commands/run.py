@@ -142,8 +142,11 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     if "instances" not in found:
         return [found["job"]]
     lines = [found["job"]] if found.get("job") else []
-    lines += [f"{found['name']} (plan {found['digest']}): {found['state']}, {found['router']['url']}"]
     over = found["state"] in ("stopped", "failed")
+    degraded = {} if over else found.get("degraded", {})
+    state = f"{found['state']}{' but DEGRADED' if degraded else ''}"
+    lines += [f"{found['name']} (plan {found['digest']}): {state}, {found['router']['url']}"]
+    lines += [f"  DEGRADED: {name} cannot be started now: {why}" for name, why in degraded.items()]
     for one in [*found["instances"], found["router"]]:
         restarts = f", {counted(one['restarts'], 'restart')}" if one["restarts"] else ""
         stage = one["ended"] or ("stopped" if over or one["name"] in found.get("resting", ()) else one["stage"])

@@ -38,7 +38,7 @@ interrupt_option = click.option(
 class Running(NamedTuple):
     """A deployment that can change: its run folder, the topology it is to have, its plan and launch, and who is stopped.
 
-    `nodes`: how many it has, None where there are always more; those `gone` cannot be used.
+    `nodes`: how many it has, None where there are always more; those `gone` cannot be used. The `stranded` wait for a node.
     """
 
     run: pathlib.Path
@@ -48,6 +48,7 @@ class Running(NamedTuple):
     resting: set[str]
     nodes: int | None
     gone: list[int]
+    stranded: set[str]
 
 
 @click.command()
@@ -58,13 +59,15 @@ def scale(words: tuple[str, ...], drain_s: float, limit_s: float) -> None:
     """Change how many instances of RUN [default: the latest] there are: gen=+1, ctx=3, gen=-2. Comes back when it is so.
 
     Nobody who runs moves. New instances are given requests when they are healthy; those that go finish what they have. On Slurm, what
-    finds no room on the job's nodes becomes a further job, and nodes that nobody needs are given back.
+    finds no room on the job's nodes becomes a further job, and nodes that nobody needs are given back. Who waits for a node does not count,
+    and is given up once there are as many of its role as you wish.
     """
     from disagg_launch.commands import further
     from disagg_launch.discovery import growth, overflow
 
     run, wishes = _run_and(words, lambda word: "=" in word)
-    now = _deployment(run)
+    found = _deployment(run)
+    now = found._replace(resting=found.resting | found.stranded)
     jobs = further.alive(run)
     here = {role: sum(i.role == role and i.name not in now.resting for i in now.plan.instances) for role in growth.ROLES}
     counts = {role: here[role] + sum(len(job.names(role)) for job in jobs) for role in growth.ROLES}
@@ -90,6 +93,8 @@ def scale(words: tuple[str, ...], drain_s: float, limit_s: float) -> None:
             further.end(cut.job)
     if any(further_wanted.values()):
         further.begin(run, now.spec, further_wanted, limit_s)
+    roles = {role for role in growth.ROLES if any(word.startswith(f"{PREFIX[role]}=") for word in wishes)}
+    _give_up([one.name for one in now.plan.instances if one.name in found.stranded and one.role in roles], run)
 
 
 @click.command()
@@ -149,6 +154,15 @@ def remove(words: tuple[str, ...], drain_s: float) -> None:
     if change.starts:
         click.echo(f"{', '.join(change.starts)} is started first, so that enough go on serving", err=True)
     _carry_out(now._replace(plan=change.plan), drain_s, starts=change.starts, stops=names)
+
+
+def _give_up(names: Sequence[str], run: pathlib.Path) -> None:
+    """Stop those of them that still wait for a node: others have taken their places."""
+    now = _deployment(run) if names else None
+    waiting = [name for name in names if now and name in now.stranded]
+    if now and waiting:
+        click.echo(f"given up: {', '.join(waiting)}, for which there was no node")
+        _carry_out(now, 0, stops=waiting)
 
 
 def _run_and(words: Sequence[str], is_other: Callable[[str], object]) -> tuple[pathlib.Path, tuple[str, ...]]:
@@ -212,7 +226,7 @@ def _deployment(run: pathlib.Path) -> Running:
     if len(launch.starts) != len(plan.instances):
         raise BadInput(f"{run}: all instances are one step; only a deployment with one step per instance can change")
     told = _ask(run, {"kind": "progress"})
-    return Running(run, topology, plan, launch, set(told["resting"]), told["nodes"], told["gone"])
+    return Running(run, topology, plan, launch, set(told["resting"]), told["nodes"], told["gone"], set(told["stranded"]))
 
 
 def _changeable(topology: Spec) -> Spec:

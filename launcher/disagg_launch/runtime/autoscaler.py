@@ -81,7 +81,8 @@ class Autoscaler:
     def _count(self, role: str) -> int:
         """As `scale` counts: further jobs of this run belong to it."""
         gateway = self._gateway
-        here = sum(one.role == role and one.name not in gateway.scaling.resting for one in gateway.plan.instances)
+        idle = gateway.scaling.resting.union(gateway.repair.stranded.why)
+        here = sum(one.role == role and one.name not in idle for one in gateway.plan.instances)
         return here + gateway.further.count(role)
 
     async def _carry_out(self, policy: Autoscale, wishes: Dict[str, Wish]) -> None:

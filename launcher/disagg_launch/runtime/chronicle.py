@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Set, Tuple
 
 Event = Dict[str, Any]
 
@@ -23,7 +23,8 @@ class End(NamedTuple):
 class Story:
     """`ends`: of all lives, in the order of time. `dead`: of those instances that have not begun another life since.
 
-    `stages`: the last of each instance. `places`: by (instance, global rank). `verdict`: the event, {} while there is none.
+    `missing`: those that could not be started again, and have not come back. `stages`: the last of each instance.
+    `places`: by (instance, global rank). `verdict`: the event, {} while there is none.
     `until`: when the job's time is over (unix seconds), 0 if there is no limit.
     """
 
@@ -32,6 +33,7 @@ class Story:
         self.last_at = max((float(one["at"]) for one in events), default=0.0)
         self.ends: List[End] = []
         self.dead: Dict[str, End] = {}
+        self.missing: Set[str] = set()
         self.stages: Dict[str, str] = {}
         self.places: Dict[Tuple[str, int], Event] = {}
         self.verdict: Event = {}
@@ -51,10 +53,18 @@ class Story:
                 del self.dead[name]
         elif one["event"] == "rank":
             self.places.update({(name, rank): {"rank": rank, "host": one["host"], "gpus": one["gpus"]} for rank in one.get("ranks", ())})
+        elif one["event"] == "degraded":
+            (self.missing.discard if one["ok"] else self.missing.add)(name)
         elif one["event"] == "allocated":
             self.until = float(one.get("until", 0))
         elif one["event"] == "verdict":
             self.verdict = one
+
+    def without(self, names: Iterable[str]) -> None:
+        """Leave some out of those who may be to blame for the end; how they ended stays in `ends`."""
+        for name in names:
+            self.dead.pop(name, None)
+            self.stages.pop(name, None)
 
     def place(self, instance: str, instance_rank: str) -> Event:
         """Where a rank of an instance ran: global rank, host, gpus; {} if that rank has not reported."""

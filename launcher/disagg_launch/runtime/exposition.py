@@ -105,6 +105,9 @@ def _deployment(status: Mapping[str, Any], began_at: float, ready_s: float) -> I
     yield from _metric("info", "gauge", "1; its labels say which deployment", [(which, 1)])
     yield from _metric("state", "gauge", "1 for the state it is in", [({"state": s}, int(s == status["state"])) for s in STATES])
     yield from _metric("begin_time_seconds", "gauge", "unix time at which the gateway began", [({}, began_at)])
+    yield from _metric(
+        "degraded", "gauge", "instances that cannot be started now, while the others serve on", [({}, len(status["degraded"]))]
+    )
     if ready_s:
         yield from _metric("ready_seconds", "gauge", "from the beginning to the open router", [({}, ready_s)])
     yield from _metric("gateway_cpu_seconds_total", "counter", "CPU time of the gateway itself", [({}, time.process_time())])

@@ -14,6 +14,7 @@ from disagg_launch.plan import Plan, Rank
 from disagg_launch.runtime import binding as bindings
 from disagg_launch.runtime import processes, record, spares, supervise
 from disagg_launch.runtime.binding import Binding, Reader, Scope
+from disagg_launch.runtime.hosts import Hosts
 from disagg_launch.runtime.launchers import AFTERWARDS, blame_of, label_of
 from disagg_launch.runtime.names import LIFE
 from disagg_launch.runtime.record import Record
@@ -41,8 +42,7 @@ class Fleet:
         self.stopping = False
         self.admin_port = launch.router.admin_port
         self.spared: Set[int] = set()
-        self.lost: Set[str] = set()
-        """Hosts that have not been heard of, or were given back; a report from one takes it out."""
+        self.hosts = Hosts(run, self.nursery)
         self._gone: Dict[str, List[int]] = {}
         self._blamed: Dict[str, tuple[int, str]] = {}
 
@@ -93,28 +93,21 @@ class Fleet:
         for name in start.instances:
             self._changed(name)
 
-    async def leave_lost_hosts(self, start: Start, environ: Mapping[str, str], resting: Collection[str]) -> List[int]:
-        """Bind those nodes of a step whose hosts are lost to spare ones; their numbers. BackendRefused when there is no spare."""
-        told: List[str] = []
-        if start.lost:
-            child = await self.nursery.start("lost", start.lost, self.run, environ, told.append)
-            await child.settled()
-        lost = self.lost | {line.strip() for line in told}
+    def leave_lost_hosts(self, start: Start, resting: Collection[str], trial: bool = False) -> List[int]:
+        """Bind those nodes of a step whose hosts are lost to spare ones; their numbers. BackendRefused when there is no spare.
+
+        For a `trial`, a host that was only silent is as good as none.
+        """
         nodes = sorted({row.node for task in self.tasks[start.step] for row in task.rows})
-        fresh = spares.rebound(self.plan, self.binding, nodes, lost, resting)
+        try:
+            fresh = spares.rebound(self.plan, self.binding, nodes, self.hosts.lost, resting)
+        except BackendRefused:
+            if not trial:
+                raise
+            fresh = spares.rebound(self.plan, self.binding, nodes, self.hosts.gone, resting)
         moved = [node for node in nodes if fresh.hosts[node] != self.binding.hosts[node]]
         self.bind(fresh)
         return moved
-
-    async def give_back(self, start: Start, hosts: Sequence[str], environ: Mapping[str, str]) -> List[str]:
-        """Hosts that nobody needs go back to whom they came from; those that did."""
-        told: List[str] = []
-        if start.release and hosts:
-            child = await self.nursery.start("release", [*start.release, *hosts], self.run, environ, told.append)
-            await child.settled()
-        gone = [host for host in hosts if host in told]
-        self.lost.update(gone)
-        return gone
 
     async def start_router(self, environ: Mapping[str, str], closed: bool = False) -> None:
         """The front door begins, `closed` to everybody but us if that is wished. BackendRefused if its program cannot be run."""

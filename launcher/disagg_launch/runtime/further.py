@@ -58,6 +58,10 @@ class Further:
         """How many instances of a role run in further jobs or are to run there."""
         return sum(one["counts"].get(role, 0) for one in self.seen if one["state"] not in OVER)
 
+    def serving(self) -> Dict[str, int]:
+        """How many instances of each role serve in further jobs."""
+        return dict(sum((collections.Counter(one["counts"]) for one in self.seen if one["state"] == "ready"), collections.Counter()))
+
     async def end(self) -> None:
         """Take those that wait out of the queue, and ask those that run to end in order."""
         gateway = self._gateway

@@ -16,7 +16,7 @@ import socket
 import subprocess
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 
-from disagg_launch.errors import BackendRefused, RankRefused
+from disagg_launch.errors import BackendRefused, RankRefused, WorkerDied
 from disagg_launch.launch import Launch
 from disagg_launch.plan import Plan
 from disagg_launch.runtime import allocation, exposition, folder
@@ -163,10 +163,11 @@ class Gateway:
         self.wake.set()
 
     def interrupted(self) -> Optional[Verdict]:
-        """The end, if somebody has asked for it."""
+        """The end, if somebody has asked for it; also then it is told if not all were there any more."""
+        missing = self.repair.stranded.told()
         if self.signals:
-            return Verdict(STOPPED, f"{signal.Signals(self.signals[0]).name} received", 128 + self.signals[0])
-        return Verdict(STOPPED, "asked to stop") if self.asked_to_stop else None
+            return Verdict(STOPPED, f"{signal.Signals(self.signals[0]).name} received{missing}", 128 + self.signals[0])
+        return Verdict(STOPPED, f"asked to stop{missing}", WorkerDied.exit_code if missing else 0) if self.asked_to_stop else None
 
     async def pause(self, longest_s: float = TICK_S) -> None:
         """Come back when something changed, or after `longest_s`; not sooner than CALM_S."""
@@ -200,6 +201,8 @@ class Gateway:
             "router": self.fleet.router.as_dict(),
             "instances": [one.as_dict() for one in self.fleet.records.values()],
             "resting": sorted(self.scaling.resting),
+            # who is missing because it cannot be started now, and why
+            "degraded": dict(self.repair.stranded.why),
             "further": self.further.seen,
             "metrics": self.figures(),
             "autoscale": self.autoscaler.told(),

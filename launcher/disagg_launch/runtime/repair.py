@@ -9,6 +9,7 @@ from disagg_launch.errors import BackendRefused
 from disagg_launch.runtime import folder, probe, processes
 from disagg_launch.runtime.readiness import FAILED, READY, Verdict, judge
 from disagg_launch.runtime.record import Record
+from disagg_launch.runtime.stranded import Stranded
 
 if TYPE_CHECKING:
     from disagg_launch.runtime.gateway import Gateway
@@ -25,6 +26,7 @@ class Repair:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._fleet, self._board = gateway, gateway.fleet, gateway.board
         self.under_way: Set[str] = set()
+        self.stranded = Stranded(gateway)
         self._hopeless: Optional[Verdict] = None
 
     def verdict(self) -> Optional[Verdict]:
@@ -32,7 +34,7 @@ class Repair:
         policy = self._gateway.launch.policy
         ones = [*self._fleet.records.values(), self._fleet.router]
         for one in ones:
-            if not one.ended or one.name in self.under_way:
+            if not one.ended or one.name in self.under_way or one.name in self.stranded.why:
                 continue
             if policy.on_failure != "restart" or not self._is_alone(one):
                 return judge([each.observed() for each in ones], 0, 1)
@@ -43,7 +45,7 @@ class Repair:
                 return Verdict(FAILED, how, one.code, one.name)
             self.under_way.add(one.name)
             self._gateway.spawn(self._restart(one))
-        return self._hopeless
+        return self._hopeless or self.stranded.verdict()
 
     def _is_alone(self, one: Record) -> bool:
         """Whether nobody else lives in its step."""
@@ -56,38 +58,57 @@ class Repair:
         self._board.note(f"{one.name} ended: {one.ended}; restart {one.tries} of {policy.max_restarts} in {pause_s:g} s")
         self._gateway.events.tell("restart", one.ended, one.name, life=one.starts + 1, pause_s=pause_s)
         if one is not self._fleet.router:
-            await self.tell_router(one, "gone")
-            if self._gateway.proof.by_pairs:
-                await self.tell_router(one, "drain")  # so that its health alone does not bring it back, but a proof
-            # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
-            self._gateway.desk.tell_leases({"stop": True}, one.name)
-            await self._fleet.end_step(self._fleet.step_of[one.name], self._gateway.environ(), self._gateway.hasten)
+            await self.clear(one)
         await asyncio.sleep(pause_s)
         if self._fleet.stopping:
             return
         try:
-            await self._start(one)
+            await self.start(one)
         except BackendRefused as refused:
-            self._hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
-            self._gateway.wake.set()
+            self._refused(one, refused)
             return
         finally:
             self.under_way.discard(one.name)
         await self.until_healthy(one)
 
-    async def _start(self, one: Record) -> None:
+    def _refused(self, one: Record, refused: BackendRefused) -> None:
+        """It cannot be started now: without a front door nobody is served, other instances may be enough."""
+        if self._fleet.stopping:
+            return
+        if one is not self._fleet.router:
+            one.end(str(refused), self._fleet.now_s())
+            self.stranded.begin(one, str(refused))
+            return
+        self._hopeless = Verdict(FAILED, f"{one.name} ended: {one.ended}; {refused}", one.code, one.name)
+        self._gateway.wake.set()
+
+    async def clear(self, one: Record) -> None:
+        """An instance has ended: it gets no more requests, and what is left of its step ends."""
+        await self.tell_router(one, "gone")
+        if self._gateway.proof.by_pairs:
+            await self.tell_router(one, "drain")  # so that its health alone does not bring it back, but a proof
+        # ranks that Slurm has lost sight of, but not we, must not live beside those that replace them
+        self._gateway.desk.tell_leases({"stop": True}, one.name)
+        await self._fleet.end_step(self._fleet.step_of[one.name], self._gateway.environ(), self._gateway.hasten)
+
+    async def start(self, one: Record, trial: bool = False) -> None:
+        """Begin another life of it, elsewhere if need be (`trial`: see Fleet.leave_lost_hosts). BackendRefused if that is not possible."""
         environ = self._gateway.environ()
         if one is self._fleet.router:
             await self._fleet.start_router(environ)
-        else:
-            await self.move(one)
-            await self._fleet.start_step(self._fleet.step_of[one.name], environ)
+            return
+        start = self._fleet.step_of[one.name]
+        if not trial:
+            await self._fleet.hosts.ask(start, environ)
+        await self.move(one, trial)
+        await self._fleet.start_step(start, environ)
 
-    async def move(self, one: Record) -> None:
+    async def move(self, one: Record, trial: bool = False) -> None:
         """Give the instance spare hosts for lost ones, and everybody who knows the old ones the new."""
         gateway, before = self._gateway, self._fleet.binding
         old = Record(one.name, one.host, one.port, one.log_path)
-        moved = await self._fleet.leave_lost_hosts(self._fleet.step_of[one.name], gateway.environ(), gateway.scaling.resting)
+        idle = gateway.scaling.resting | self.stranded.idle(one.name)
+        moved = self._fleet.leave_lost_hosts(self._fleet.step_of[one.name], idle, trial)
         now = self._fleet.binding
         for node in moved:
             self._board.note(f"node {node} of the plan is {now.hosts[node]} from now on: {before.hosts[node]} is lost")
@@ -100,7 +121,7 @@ class Repair:
         """Wait for an instance or the router that was started again, and let the router use it; back too when it ended."""
         gateway, ready, loop = self._gateway, self._gateway.launch.readiness, self._gateway.loop
         life, began_s = one.starts, loop.time()
-        while one.starts == life and not one.ended and not self._fleet.stopping:
+        while one.starts == life and one.started and not one.ended and not self._fleet.stopping:
             now_s = loop.time()
             verdict = judge([one.observed(now_s)], now_s - began_s, ready.limit_s, ready.stall_s)
             if verdict.state == READY:

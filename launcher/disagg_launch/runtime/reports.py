@@ -53,7 +53,7 @@ class Reports:
         """A lease was silent too long: its instance counts as ended, and its processes have fenced themselves by now."""
         one, now_s = self.fleet.records[lease["instance"]], self.fleet.now_s()
         if one.reports.get(lease["rank"], {}).get("pid") == lease["pid"] and not self.fleet.stopping:
-            self.fleet.lost.add(lease["host"])
+            self.fleet.hosts.silent.add(lease["host"])
             one.end(f"node {lease['host']} has not been heard of for {self.launch.policy.fence_s:g} s", now_s)
             self.changed()
 
@@ -70,7 +70,7 @@ class Reports:
         if not self._is_host(node, message["host"], peer):
             why = f"it runs on {message['host']}, node {node} is {self.fleet.binding.hosts[node]}: start the step on its nodes"
             return {"refused": why, "code": RankRefused.NO_RANK}
-        self.fleet.lost.discard(message["host"])
+        self.fleet.hosts.silent.discard(message["host"])
         where = {key: message[key] for key in ("host", "pid", "gpus")}
         far = message["launcher"] == "slurm" or message["host"] != self.own_name
         one.report(message["ranks"], where, self.fleet.now_s(), far)

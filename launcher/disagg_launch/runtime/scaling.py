@@ -74,11 +74,12 @@ class Scaling:
 
     def progress(self, message: Message, peer: str) -> Message:
         """How the last change goes."""
-        hosts, lost = self._gateway.fleet.binding.hosts, self._gateway.fleet.lost
+        hosts, lost = self._gateway.fleet.binding.hosts, self._gateway.fleet.hosts.lost
         return {
             "busy": self._busy,
             "problems": self._problems,
             "resting": sorted(self.resting),
+            "stranded": sorted(self._gateway.repair.stranded.why),
             # how many nodes there are, if that is a limit, and which of them cannot be used
             "nodes": None if self._gateway.launch.backend == "local" else len(hosts),
             "gone": [node for node, host in enumerate(hosts) if host in lost],
@@ -126,8 +127,8 @@ class Scaling:
         """Hosts on which nobody runs any more go back, except as many spare ones as there were at first."""
         gateway = self._gateway
         fleet = gateway.fleet
-        idle = spares.surplus(gateway.plan, fleet.binding, self.resting, fleet.lost, self._spares)
-        gone = await fleet.give_back(gateway.launch.starts[0], idle, gateway.environ())
+        idle = spares.surplus(gateway.plan, fleet.binding, self.resting, fleet.hosts.lost, self._spares)
+        gone = await fleet.hosts.give_back(gateway.launch.starts[0], idle, gateway.environ())
         if gone:
             gateway.board.note(f"given back: {', '.join(gone)}")
 
@@ -137,8 +138,7 @@ class Scaling:
         with self._alone(one):
             self._say(one, "is started")
             try:
-                await gateway.repair.move(one)
-                await gateway.fleet.start_step(gateway.fleet.step_of[one.name], gateway.environ())
+                await gateway.repair.start(one)
                 self.resting.discard(one.name)
                 await gateway.repair.until_healthy(one)
                 await self.routed(one)
@@ -238,6 +238,7 @@ class Scaling:
     def _alone(self, one: Record) -> Iterator[None]:
         """While it lasts, the end of this instance is nobody else's business."""
         self._gateway.repair.under_way.add(one.name)
+        self._gateway.repair.stranded.leave(one.name)
         try:
             yield
         finally:

@@ -64,7 +64,10 @@ def judged(run: str, state: str, reason: str, exit_code: int, instance: str, oom
         if story.until and left_s < LIMIT_IS_NEAR_S and exit_code == 128 + signal.SIGTERM:
             told["how"] = f"{max(0.0, left_s):.0f} s before the job's time limit"
             told.update(_words(causes.fits(told["how"], causes.END)))
+        elif exit_code:
+            told.update(_words(causes.fits(reason, causes.END)))  # somebody was missing
         return told
+    story.without(story.missing - {instance})  # the others served on without them
     until = stamp(decided_at) if story.verdict else LATER
     found, told["unread"] = signs.gather(run, story, until)
     sign = signs.first_sign(found, instance)

@@ -147,7 +147,7 @@ class Restart(Closed):
     """What happens when a worker dies after it was ready."""
 
     on_failure: Literal["stop", "restart"] = "stop"
-    """stop: everything is stopped. restart: the instance alone is started again."""
+    """stop: everything is stopped. restart: the instance alone is started again; while it has no node, the others serve on."""
     max_restarts: Count = 3
     """Per instance; counted anew when it has lived for an hour."""
     backoff_s: Seconds = 1.0

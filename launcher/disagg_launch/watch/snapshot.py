@@ -106,7 +106,7 @@ def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) ->
         "since_s": max(0.0, at - since) if since and stage != STOPPED else None,
         "detail": row.get("detail", ""),
         "last_line": row.get("last_line", ""),
-        "ended": row.get("ended", ""),
+        "ended": _ended(known, row),
         "restarts": row.get("restarts", 0),
         "worker_state": seen.state,
         "active": seen.active,
@@ -114,6 +114,12 @@ def _instance(known: Known, one: Instance, row: Mapping[str, Any], at: float) ->
         "errors": seen.errors,
         "ranks": _ranks(known, one, row, stage),
     }
+
+
+def _ended(known: Known, row: Mapping[str, Any]) -> str:
+    """How it ended, and what it waits for."""
+    why = known.status.get("degraded", {}).get(row.get("name", ""))
+    return f"cannot be started now: {why}; {row['ended']}" if why and row["ended"] else str(row.get("ended", ""))
 
 
 def _stage(known: Known, one: Instance, row: Mapping[str, Any], stand: Standing) -> str:

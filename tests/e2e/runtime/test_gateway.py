@@ -279,16 +279,29 @@ def asked(port, path):
 
 
 def test_restart_brings_the_instance_back_alone(deploy):
-    run = deploy((1, 1), flags={"ctx1": ("--fork", "1")}, policy=Policy("restart", max_restarts=1, backoff_s=0.1, grace_s=2))
+    policy = Policy("restart", max_restarts=2, backoff_s=0.1, grace_s=2, fence_s=0.5)
+    run = deploy((1, 1), flags={"ctx1": ("--fork", "1")}, policy=policy)
+    program, manifest = run.run / "program", json.loads((run.run / "launch.json").read_text())
+    starter = shutil.which(manifest["starts"][1]["argv"][0])
+    program.symlink_to(starter)
+    manifest["starts"][1]["argv"][0] = str(program)
+    (run.run / "launch.json").write_text(json.dumps(manifest))
     run.up().ready()
     os.kill(run.pids("ctx1")[0], signal.SIGKILL)
     until(lambda: "ctx1 is back" in run.text())
     assert len(run.pids("ctx0")) == 1 and len(run.pids("ctx1")) == 2
     # what the first life left behind is gone too
     assert len([p for p in survivors(run.run) if "worker.py" in p]) == 4
+    # it cannot be started for a while: the other serves on, and it is tried again
+    program.unlink()
     os.kill(run.pids("ctx1")[1], signal.SIGKILL)
+    until(lambda: "DEGRADED: ctx1 cannot be started now" in run.text())
+    assert "ctx0 ended" not in run.text()
+    program.symlink_to(starter)
+    until(lambda: "not degraded any more (context 2 of 2)" in run.text())
+    os.kill(run.pids("ctx1")[2], signal.SIGKILL)
     assert run.wait() == 6
-    assert "ctx1 ended again after 1 restarts" in run.text()
+    assert "ctx1 ended again after 2 restarts" in run.text()
 
 
 def test_the_router_is_restarted_too(deploy):

@@ -13,7 +13,7 @@ def row(name, role="context", stage="healthy", ended="", restarts=0, ranks=({"ra
 
 
 def status(*rows, state="ready", name="laptop", resting=()):
-    return {"name": name, "digest": "d1", "job": "", "state": state, "instances": rows, "resting": resting}
+    return {"name": name, "digest": "d1", "job": "", "state": state, "instances": rows, "resting": resting, "degraded": {}}
 
 
 def samples(page):

@@ -21,7 +21,7 @@ PANELS = [one for one in DASHBOARD["panels"] if one["type"] != "row"]
 QUERIES = [target["expr"] for one in PANELS for target in one["targets"]]
 # what PromQL itself knows, and label names
 WORDS = {"histogram_quantile", "sum", "rate", "increase", "time", "by", "le", "role", "cause", "stage", "state"}
-STATUS: dict[str, Any] = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": []}
+STATUS: dict[str, Any] = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": [], "degraded": {}}
 
 
 def exposed() -> dict[str, set[str]]:

@@ -23,7 +23,7 @@ def test_every_key_of_a_snapshot_is_there(one: type) -> None:
 
 
 def test_every_metric_of_the_gateway_is_there() -> None:
-    status = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": []}
+    status = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": [], "degraded": {}}
     names = re.findall(r"# TYPE (\w+)", exposition.page(status, {}, 1.0, 1.0))
     assert names and [name for name in names if f"`{name}" not in PAGE] == []
 
@@ -31,7 +31,7 @@ def test_every_metric_of_the_gateway_is_there() -> None:
 def test_every_metric_that_is_named_is_there() -> None:
     metrics = Metrics()
     metrics.first_token_at = 1.0
-    status = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": []}
+    status = {"name": "n", "digest": "d", "job": "", "state": "ready", "instances": [], "resting": [], "degraded": {}}
     there = set(re.findall(r"# TYPE (\w+)", exposition.page(status, {}, 1.0, 1.0) + metrics.text([])))
     of_router = set(re.findall(r"`(\w+)[{`]", PAGE[PAGE.index("The router's are those") :]))
     assert of_router and of_router <= there
