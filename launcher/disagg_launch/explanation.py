@@ -46,7 +46,8 @@ def _going_on(run: Path, found: dict[str, Any]) -> Told:
     story = chronicle.read(str(run))
     degraded = found.get("degraded", {})
     down = [f"{name} cannot be started now: {why}" for name, why in degraded.items()]
-    down += [f"{end.instance} ended and is being restarted: {end.text}" for end in story.dead.values() if end.instance not in degraded]
+    others = [end for name, end in story.dead.items() if name not in degraded and name not in found.get("resting", ())]
+    down += [f"{end.instance} ended and is being restarted: {end.text}" for end in others]
     reason = "; ".join(down) or NOTHING_FAILED
     if degraded:
         return {**verdict.judged(str(run), FAILED, f"degraded: {reason}", 0, next(iter(degraded))), "state": found["state"]}

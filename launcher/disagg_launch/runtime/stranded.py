@@ -44,12 +44,14 @@ class Stranded:
         self.why: Dict[str, str] = {}
         self.tried: Set[str] = set()
         """Who is being started to try."""
+        self._running = False
         self._pause_s: Dict[str, float] = {}
         self._due_s: Dict[str, float] = {}
 
     def begin(self, one: Record, why: str) -> None:
         """It has ended, and cannot be started now."""
-        if not self.why:
+        if not self._running:
+            self._running = True
             self._gateway.spawn(self._run())
         self.why[one.name] = why
         self._put_off(one.name)
@@ -115,6 +117,7 @@ class Stranded:
                 if name in self.why:
                     self.tried.add(name)
                     self._gateway.spawn(self._try(self._fleet.records[name]))
+        self._running = False
 
     async def _try(self, one: Record) -> None:
         repair, ends = self._gateway.repair, one.starts

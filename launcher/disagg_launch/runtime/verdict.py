@@ -138,9 +138,10 @@ def rebuilt(run: str, job: str = "") -> Told:
         event = story.verdict
         return judged(run, event["state"], event["text"], int(event["code"]), event["instance"])
     why = f"the gateway ended without a word{f' ({job})' if job else ''}; its last event was at {stamp(story.last_at)}"
-    if story.dead:
+    dead = next((name for name in story.dead if name not in story.missing), "")
+    if dead:
         # it was killed while it judged, or restarted, somebody
-        return judged(run, FAILED, why, WorkerDied.exit_code, next(iter(story.dead)))
+        return judged(run, FAILED, why, WorkerDied.exit_code, dead)
     return on_gateway(run, _gateway_host(run), why, causes.fits(job, causes.JOB) if job else None)
 
 

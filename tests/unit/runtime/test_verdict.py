@@ -122,6 +122,32 @@ def test_an_earlier_life_does_not_count(scene):
     assert [(one["instance"], one["cause_name"]) for one in told["restarts"]] == [("ctx0", "gpu-memory")]
 
 
+@pytest.mark.parametrize("came_back", [False, True])
+def test_who_was_missing_while_the_others_served_on_is_not_blamed_for_their_end(scene, came_back):
+    for number, name in enumerate(("ctx0", "ctx1", "gen0")):
+        scene.instance(name, number, stage="routed")
+    scene.end(10, "ctx1", "node node1 has not been heard of for 30 s")
+    scene.event(11, "degraded", "ctx1", ok=False)
+    if came_back:
+        scene.event(20, "stage", "ctx1", stage="routed", life=2)
+        scene.event(20, "degraded", "ctx1", ok=True)
+        scene.event(990, "ended", "ctx1", "exit code 3", life=2, code=6)
+    scene.end(1000, "gen0", "node node2 has not been heard of for 30 s")
+    told = scene.judged("gen0")
+    assert told["instance"] == ("ctx1" if came_back else "gen0")
+    assert told["cause_name"] == ("" if came_back else "node-failure")
+    assert [one["instance"] for one in told["restarts"]] == ["ctx1"]
+
+
+def test_nor_is_he_when_the_gateway_is_killed(scene):
+    scene.instance("ctx0", 0, stage="routed")
+    scene.instance("ctx1", 1, stage="routed")
+    scene.end(10, "ctx1", "node node1 has not been heard of for 30 s")
+    scene.event(11, "degraded", "ctx1", ok=False)
+    scene.judged()
+    assert verdict.rebuilt(str(scene.run))["instance"] == "gateway"
+
+
 def test_what_the_launcher_of_a_world_says_belongs_to_the_instance_that_ended_it(scene):
     """srun speaks in the log of the first instance of its step."""
     scene.instance("ctx0", 0)
