@@ -103,8 +103,9 @@ class Router:
     `drain_s`: how long it goes on with what it has in hand when it is told to end; only then the grace begins.
     `argv` empty: the front door is another run's, whose folder `run` is (against this run's, if it is relative), and this run ends with it.
     `metrics`: where its figures for Prometheus are, "/path" or ":port/path" on another port of its host; "" if that is not known.
-    `admin_port`: a port of its own for that which the gateway tells and asks it, 0 for `port`.
-    `page`: the path of its page for people, "" without.
+    `page`: where its page for people is, in the same form; "" without.
+    `admin_port`: a port of its own for that which the gateway tells and asks it, in plain HTTP, 0 for `port`; `admin_rises`: with `port`.
+    `tls_cert`, `tls_key`: paths of what clients are shown at `port`, and of its key; "" where they come in plain HTTP.
     """
 
     argv: tuple[Text, ...]
@@ -118,10 +119,17 @@ class Router:
     drain_s: float = 0.0
     metrics: Text = ""
     admin_port: int = 0
+    admin_rises: bool = False
     proves: str = ""
     waits: bool = False
     run: str = ""
     page: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    def asked_at(self, up: int) -> int:
+        """The port at which the gateway asks it, where ports that the topology file does not give are `up` higher than planned."""
+        return self.admin_port + up * self.admin_rises if self.admin_port else self.port + up
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from disagg_launch import engines
 from disagg_launch.discovery.planned import METADATA_CONFIG, cluster, metadata_config, served
 from disagg_launch.engines.command import parsed
-from disagg_launch.engines.servers import front_port, servers
+from disagg_launch.engines.servers import front_port, inside_address, inside_port, inside_rises, servers, tls_files
 from disagg_launch.latebound import yaml_text
 from disagg_launch.launch import Ref, Router, Text
 from disagg_launch.plan import SECTION, Plan
@@ -71,17 +71,26 @@ def _builtin(spec: Spec, plan: Plan, python: str) -> tuple[Router, Mapping[str, 
         front_door["admin_loopback_only"] = False
     if spec.disagg_cluster and engine.JOINS != "openly":
         front_door["cluster_token_file"] = token
-    files: dict[str, Text] = {CONFIG: yaml_text({**config(spec, plan), "front_door": {**front_door, **spec.router.options}})}
+    tls = tls_files(spec)
+    front_door |= {**spec.router.options, **tls, **({"plain_address": inside_address(spec)} if inside_rises(spec) else {})}
+    files: dict[str, Text] = {CONFIG: yaml_text({**config(spec, plan), "front_door": front_door})}
     argv: tuple[Text, ...] = (python, "-m", "disagg_launch", "router", "--config", (Ref("run"), "/" + CONFIG))
     if spec.engine.metadata_server:
         files[METADATA_CONFIG] = yaml_text(metadata_config(spec))
         argv = (*argv, "--metadata_server_config_file", (Ref("run"), "/" + METADATA_CONFIG))
     made = Router(argv=argv, environ=dict(spec.router.env), host=spec.hostname, port=spec.port, health=spec.router.health or "/health")
     # a worker that registers before its port accepts tries until it is taken
-    admin_port = spec.router.options.get("admin_port", 0)  # anything else than a port is refused by the router itself
-    made = replace(made, admin_port=admin_port if isinstance(admin_port, int) else 0)
-    page = "/ui" if spec.router.options.get("ui", True) else ""
-    return replace(made, metrics="/metrics", page=page, proves="pairs", waits=True, early=engine.JOINS == "openly" and served(spec)), files
+    made = replace(made, proves="pairs", waits=True, early=engine.JOINS == "openly" and served(spec))
+    return _with_ports(spec, made), files
+
+
+def _with_ports(spec: Spec, made: Router) -> Router:
+    """Our front door with what is asked where: by clients, by the launcher, by Prometheus, and by people."""
+    tls, inside, rises = tls_files(spec), inside_port(spec), inside_rises(spec)
+    made = replace(made, tls_cert=tls.get("tls_cert_file", ""), tls_key=tls.get("tls_key_file", ""), admin_port=inside, admin_rises=rises)
+    made = replace(made, metrics=(*inside_address(spec)[1:], "/metrics") if tls else "/metrics")
+    page = "/ui" if rises or not inside else f":{inside}/ui"
+    return replace(made, page=page if spec.router.options.get("ui", True) else "")
 
 
 def _command(spec: Spec, plan: Plan) -> Router:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from certificates import certificate
 
 MODELS = b'{"data": [{"id": "m"}]}'
 PIECE = b'data: {"choices": [{"delta": {"content": "so far"}}]}\n\n'
@@ -45,6 +47,26 @@ def url() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_https_router_is_known_by_its_certificate_alone(tmp_path: pathlib.Path) -> None:
+    """Signed by nobody and for another name, it is the one in the file; any other is not, nor is one that nobody vouches for."""
+    cert, key = certificate(tmp_path, host="elsewhere.example")
+    other, _ = certificate(tmp_path, "other", host="localhost")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        shown.load_cert_chain(cert, key)
+        server.socket = shown.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_port}"
+        assert ask("hello", "--url", url, "--trust", str(cert))[:2] == (6, "so far")  # as far as this server ever comes
+        for trust in (["--trust", str(other)], []):
+            code, out, err = ask("hello", "--url", url, *trust)
+            assert (code, out) == (2, "") and "is not shown to be the router" in err
+        code, _, err = ask("hello", "--url", url, "--trust", str(key))
+        assert (code, err) == (2, f"disagg-launch: {key}: found no certificate; the router's is needed there, in PEM form\n")
+        assert "begins with https://" in ask("hello", "--url", url.replace("https", "http"))[2]
         server.shutdown()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Optional, TypeVar
 
 import click
 
-from disagg_launch.commands.answer import CONNECT_S, PATHS, Answer, send
+from disagg_launch.commands.answer import CONNECT_S, PATHS, Answer, send, session
 from disagg_launch.errors import BadInput, NotReady
 
 DEFAULT_RUN = Path("runs/latest")
@@ -33,6 +33,11 @@ def endpoint_option(default: str) -> Callable[[F], F]:
     return click.option("-e", "--endpoint", type=click.Choice(sorted(PATHS)), default=default, show_default=True, help=said)
 
 
+trust_option = click.option(
+    "--trust", default="", help="The certificate file by which to know an https router. [default: the deployment's]"
+)
+
+
 @click.command()
 @click.argument("prompt")
 @click.option("--run", "run", type=click.Path(path_type=Path), help=f"Run folder of the deployment. [default: {DEFAULT_RUN}]")
@@ -41,12 +46,14 @@ def endpoint_option(default: str) -> Callable[[F], F]:
 @tokens_option
 @temperature_option
 @click.option("--stream/--no-stream", default=True, show_default=True, help="Print the answer as it comes.")
-def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max_tokens: int, temperature: float, stream: bool) -> None:
+@trust_option
+def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max_tokens: int, temperature: float, stream: bool,
+        trust: str) -> None:  # fmt: skip
     """Send one prompt to a deployment and print the answer; how fast it came goes to standard error."""
-    base = url.rstrip("/") if url else _url_of_run(run or DEFAULT_RUN)
+    base, shown = (url.rstrip("/"), "") if url else _door_of_run(run or DEFAULT_RUN)
     body = {"max_tokens": max_tokens, "temperature": temperature, "stream": stream}
     named = _model_in(_read_yaml((run or DEFAULT_RUN) / "spec.yaml")) if not url else ""
-    answer = send(base, endpoint, prompt, body, named, show=_echo if stream else None)
+    answer = send(base, endpoint, prompt, body, named, trust or shown, show=_echo if stream else None)
     click.echo("" if stream else answer.text)
     click.echo(_speed(answer), err=True)
 
@@ -81,18 +88,22 @@ def ask(prompt: str, run: Optional[Path], url: Optional[str], endpoint: str, max
 @click.option("--streaming/--no-streaming", default=True, show_default=True, help="Time to the first token is seen only when streaming.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end of the text, up to --max-tokens.")
 @click.option("--url", help="The router, in place of the file's hostname and port.")
+@trust_option
 def client(config: Path, prompts: Path, max_tokens: int, temperature: float, server_start_timeout: Optional[float], endpoint: str,
-           output_file: Path, streaming: bool, ignore_eos: bool, url: Optional[str]) -> None:  # fmt: skip
+           output_file: Path, streaming: bool, ignore_eos: bool, url: Optional[str], trust: str) -> None:  # fmt: skip
     """Send all prompts of a file at once; answers go to standard output and OUTPUT_FILE, a table of speeds to standard error."""
     where = _read_yaml(config)
-    base = (url or f"http://{where.get('hostname') or 'localhost'}:{where.get('port') or 8000}").rstrip("/")
+    shown = "" if url else _certificate_in(where, config)
+    scheme = "https" if shown else "http"
+    base = (url or f"{scheme}://{where.get('hostname') or 'localhost'}:{where.get('port') or 8000}").rstrip("/")
+    trust = trust or shown
     asked = _read_prompts(prompts)
     if server_start_timeout:
-        _wait_until_healthy(base, server_start_timeout)
+        _wait_until_healthy(base, server_start_timeout, trust)
     body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stream": streaming}
     if ignore_eos:
         body["ignore_eos"] = True
-    answers = _at_once(lambda prompt: send(base, endpoint, prompt, body, _model_in(where)), asked)
+    answers = _at_once(lambda prompt: send(base, endpoint, prompt, body, _model_in(where), trust), asked)
     for answer in answers:
         click.echo(f"{click.style('> ' + answer.prompt, bold=True)}\n{answer.text.strip()}\n")
     click.echo(_table(answers), err=True)
@@ -140,13 +151,25 @@ def _echo(text: str) -> None:
     sys.stdout.flush()
 
 
-def _url_of_run(run: Path) -> str:
-    """Where a run's router listens, as its gateway says. BadInput when no gateway has run there."""
+def _certificate_in(file: dict[str, Any], path: Path) -> str:
+    """The certificate of the router that a topology file or the router's own file describes; "" for plain HTTP."""
+    router = file.get("router")
+    maps = (file.get("front_door"), router.get("options") if isinstance(router, dict) else None)
+    found = next((one["tls_cert_file"] for one in maps if isinstance(one, dict) and one.get("tls_cert_file")), "")
+    return str(path.parent / Path(str(found)).expanduser()) if found else ""
+
+
+def _door_of_run(run: Path) -> tuple[str, str]:
+    """Where a run's router listens, as its gateway says, and the certificate by which to know it, if that is here too.
+
+    BadInput when no gateway has run there.
+    """
     try:
-        url: str = json.loads((run / "state" / "status.json").read_text())["router"]["url"]
+        router = json.loads((run / "state" / "status.json").read_text())["router"]
+        url, shown = str(router["url"]), str(router.get("certificate", ""))
     except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(f"{run}: no deployment was started there; name its run folder with --run, or the router itself with --url") from None
-    return url
+    return url, shown if os.path.exists(shown) else ""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -171,13 +194,13 @@ def _read_prompts(path: Path) -> list[str]:
     return raw
 
 
-def _wait_until_healthy(base: str, limit_s: float) -> None:
+def _wait_until_healthy(base: str, limit_s: float, trust: str) -> None:
     import requests
 
-    until = time.monotonic() + limit_s
+    until, http = time.monotonic() + limit_s, session(trust)
     while time.monotonic() < until:
         try:
-            if requests.get(base + "/health", timeout=CONNECT_S).status_code == 200:
+            if http.get(base + "/health", timeout=CONNECT_S).status_code == 200:
                 return
         except requests.RequestException:
             pass

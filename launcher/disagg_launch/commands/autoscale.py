@@ -94,17 +94,14 @@ def simulate(
 
 def _front_door(run: pathlib.Path) -> tuple[str, int, str]:
     """(host, admin port, admin token) of a running deployment's front door."""
-    from disagg_launch import launch as launches
     from disagg_launch.runtime import wire
 
     try:
-        told = json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))
-        launch = launches.from_json((run / "launch.json").read_text(encoding="utf-8"))
+        inside = urlsplit(json.loads((run / "state" / "status.json").read_text(encoding="utf-8"))["router"]["inside"])
         token = wire.read_token(str(run))
-    except (OSError, ValueError) as wrong:
+    except (OSError, ValueError, KeyError) as wrong:
         raise BadInput(f"{run}: no gateway has run here ({wrong}); name the folder of a running deployment") from None
-    parts = urlsplit(told["router"]["url"])
-    return parts.hostname or "", launch.router.admin_port or parts.port or 80, token.decode()
+    return inside.hostname or "", inside.port or 80, token.decode()
 
 
 def _figures(host: str, port: int, token: str) -> dict[str, dict[str, float]]:

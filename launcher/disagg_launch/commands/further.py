@@ -106,7 +106,7 @@ def begin(run: pathlib.Path, spec: Spec, counts: Mapping[str, int], limit_s: flo
         )
     main = run.resolve()
     given = spec.disagg_cluster.cluster_uri
-    router = json.loads((main / "state/status.json").read_text(encoding="utf-8"))["router"]["url"]
+    router = json.loads((main / "state/status.json").read_text(encoding="utf-8"))["router"]["inside"]
     number = 1 + max((int(one.name) for one in (run / FOLDER).glob("[0-9]*")), default=0)
     path = main / FOLDER / str(number)
     text = overflow.topology(spec, f"{spec.name}-{number}", counts, router if given == "auto" else given, str(main))

@@ -223,6 +223,9 @@ def _deployment(run: pathlib.Path) -> Running:
     except (OSError, ValueError) as wrong:
         raise BadInput(f"{run}: no run folder ({wrong}); name the one of a running deployment") from None
     topology = _changeable(specs.load(run / "spec.yaml"))
+    if launch.router.tls_cert:  # paths beside the topology file, of which the folder has a copy
+        options = {**topology.router.options, "tls_cert_file": launch.router.tls_cert, "tls_key_file": launch.router.tls_key}
+        topology = topology.model_copy(update={"router": topology.router.model_copy(update={"options": options})})
     if len(launch.starts) != len(plan.instances):
         raise BadInput(f"{run}: all instances are one step; only a deployment with one step per instance can change")
     told = _ask(run, {"kind": "progress"})

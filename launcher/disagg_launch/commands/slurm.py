@@ -77,7 +77,8 @@ def _fixed_ports(files: dict[str, str]) -> set[int]:
 
     laid, made = plan.from_json(files["plan.json"]), launch.from_json(files["launch.json"])
     workers = set() if made.ports.workers else {one.port for one in laid.instances}
-    return workers | (set() if made.ports.router else {made.router.port})
+    front = {made.router.port, made.router.admin_port or made.router.port}
+    return workers | (set() if made.ports.router else front)
 
 
 def _check_ports(fixed: dict[str, set[int]]) -> None:

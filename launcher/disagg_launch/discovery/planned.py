@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from disagg_launch.engines.servers import inside_address
 from disagg_launch.launch import Ref, Text
 from disagg_launch.plan import Instance
 
@@ -48,4 +49,4 @@ def accompanied(spec: Spec, instance: Instance, argv: tuple[Text, ...], health: 
 def _uri(spec: Spec) -> Text:
     assert spec.disagg_cluster is not None
     uri = spec.disagg_cluster.cluster_uri
-    return ("http://", Ref("url", "router")) if uri == AUTO else uri
+    return ("http://", *inside_address(spec)) if uri == AUTO else uri

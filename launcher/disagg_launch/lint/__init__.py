@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from disagg_launch.lint.rule import Case, Rule, read_document
-from disagg_launch.lint.rules import discovery, kv, layout, model, running
+from disagg_launch.lint.rules import discovery, front_door, kv, layout, model, running
 from disagg_launch.plan import Plan
 from disagg_launch.spec import WARNING, Complaint, Spec
 from disagg_launch.spec.complaint import did_you_mean
@@ -18,7 +18,12 @@ from disagg_launch.weights import on_disk
 RULES: dict[str, Rule] = {
     one.number: one
     for one in sorted(
-        (value for module in (layout, kv, discovery, model, running) for value in vars(module).values() if isinstance(value, Rule)),
+        (
+            value
+            for module in (layout, kv, discovery, model, running, front_door)
+            for value in vars(module).values()
+            if isinstance(value, Rule)
+        ),
         key=lambda one: one.number,
     )
 }

@@ -54,7 +54,8 @@ def attach(fleet: Fleet, config: Config, metrics: Metrics, admin: Callable[[], A
         return NoPage()
     run = Path(door.run_folder) if door.run_folder else None
     series = Series()
-    look = OfRun(run) if run else Alone(config.model or "router", f"http://{config.host}:{config.port}", fleet.table.by_url)
+    url = f"{'https' if door.tls_cert_file else 'http'}://{config.host}:{config.port}"
+    look = OfRun(run) if run else Alone(config.model or "router", url, fleet.table.by_url)
     workers = fleet.table.by_url.values()
     may = {"act": bool(door.admin_token_file), "restart": bool(door.admin_token_file and run), "read": run is not None}
     source = Source(look, lambda: figures(metrics, workers), lambda: fleet.ready, may)

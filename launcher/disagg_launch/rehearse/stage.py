@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from disagg_launch import render
 from disagg_launch.engines.command import plain
+from disagg_launch.engines.servers import TLS_FILES
 from disagg_launch.files import File
 from disagg_launch.rehearse.scenario import Scenario
 from disagg_launch.spec.maps import Engine, FrontDoor
@@ -41,8 +42,13 @@ def rehearsed(spec: Spec) -> Spec:
         "hostname": "localhost",
         "env": {},
         "engine": Engine(name="command", command=command),
-        "router": spec.router if spec.router.name == "builtin" else FrontDoor(),
+        "router": _in_plain_http(spec.router) if spec.router.name == "builtin" else FrontDoor(),
         "context_servers": spec.context_servers.model_copy(update=bare),
         "generation_servers": spec.generation_servers.model_copy(update=bare),
     }
     return type(spec).model_construct(set(fields), **fields, external=spec.external, warnings=spec.warnings, source=spec.source)
+
+
+def _in_plain_http(router: FrontDoor) -> FrontDoor:
+    # the certificate may be on another machine, and its key nobody's business here
+    return router.model_copy(update={"options": {key: value for key, value in router.options.items() if key not in TLS_FILES}})

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 class App:
     """Answers requests. Made inside the running event loop.
 
-    Applications are mounted at whole paths, or at a first part such as "/ui/" with all below it: `inner` ones at the admin port,
-    `outer` ones at the other. Without an admin port there is one port for all, and they are the same.
+    Applications are mounted at whole paths, or at a first part such as "/ui/" with all below it: `inner` ones at the port inside (the
+    admin port, or the plain one beside TLS), `outer` ones at the other. Without one there is one port for all, and they are the same.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class App:
         self._inner = {path.encode(): application for path, application in inner.items()}
         self._fleet, self._flow, self._metrics = fleet, flow, metrics
         self._door = config.front_door
+        self._inside_port = config.addresses[1][1] if config.addresses[1:] else 0
         self._keys = Keys(self._door.api_keys_file, self._door.api_keys_env)
         self.admin = Admin(fleet, self._door, siblings, load)
         self._trial = Trial(fleet, flow)
@@ -89,14 +90,14 @@ class App:
         number = next(self._numbers)
         reply.request_id = request.headers.get(b"x-request-id") or b"%b-%x" % (self._prefix, number)
         path = request.path.partition(b"?")[0]
-        if path in _COMPLETING and request.port != self._door.admin_port and not self._fleet.closed:
+        if path in _COMPLETING and request.port != self._inside_port and not self._fleet.closed:
             return self._complete(request, path, reply, number)
         return self._other(request, path, reply)
 
     async def _other(self, request: Request, path: bytes, reply: Reply) -> None:
         """What is no completion, or none yet."""
         admin_port = self._door.admin_port
-        mounts = self._inner if request.port == admin_port else self._outer
+        mounts = self._inner if request.port == self._inside_port else self._outer
         try:
             if self._fleet.closed and path.startswith(b"/v1/"):
                 raise refusal(503, f"{self._fleet.lacking()}: the deployment is starting", retry_after_s=1)

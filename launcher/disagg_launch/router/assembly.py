@@ -27,7 +27,9 @@ GEN_ONLY = "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY"  # upstream's switch: 1 measures g
 LOOK_S = 0.1
 # what is bound to sockets, processes or workers' entries: a running router keeps it
 _FIXED = ("host", "port", "cluster", "metadata")
-_FIXED_OF_DOOR = ("dialect", "processes", "admin_port", "cluster_token_file", "cluster_open", "tls_cert_file", "tls_key_file")
+_FIXED_OF_DOOR = (
+    "dialect", "processes", "admin_port", "cluster_token_file", "cluster_open", "tls_cert_file", "tls_key_file", "plain_address",
+)  # fmt: skip
 
 
 class Assembly:
@@ -41,7 +43,8 @@ class Assembly:
         self._flow = flow_of(config)(config, dispatch, metrics, os.environ.get(GEN_ONLY) == "1")
         self._discovery = attach(self.fleet, config)
         self._page = attach_page(self.fleet, config, metrics, admin)
-        inner = {**self._discovery.mounts, **self._page.mounts}
+        # whoever has TLS wants nobody to type a token past it
+        inner = {**self._discovery.mounts, **({} if config.front_door.plain_address else self._page.mounts)}
         # whoever gives acting a port of its own does not want it, nor what it is about, on the port that clients reach
         page = {} if config.front_door.admin_port else self._page.mounts
         outer = page if config.storage_inside else {**self._discovery.mounts, **page}

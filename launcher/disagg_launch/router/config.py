@@ -43,8 +43,9 @@ class FrontDoor:
     admin_port: int = 0  # a port of its own for /admin/*, and for registering workers if cluster_uri names it; 0: the one port
     cluster_token_file: str = ""  # the token that workers register with; needed when others can reach the port
     cluster_open: bool = False  # whether workers register without a token, although others can reach the port
-    tls_cert_file: str = ""
+    tls_cert_file: str = ""  # with tls_key_file: clients come by TLS, and the admin port or plain_address speaks plain HTTP
     tls_key_file: str = ""
+    plain_address: str = ""  # "host:port" at which the launcher and registering workers are answered, though clients come by TLS
     # what may come in
     max_body_bytes: int = 64 << 20
     max_header_bytes: int = 32 << 10
@@ -98,6 +99,14 @@ class Config:
     def discovers(self) -> bool:
         """Whether workers make themselves known, instead of standing in the file."""
         return self.cluster is not None or self.metadata is not None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """(host, port) of each place to listen, that for clients first."""
+        door = self.front_door
+        host, _, port = door.plain_address.rpartition(":")
+        plain = [(host, int(port))] if port else []
+        return [(self.host, self.port), *([(self.host, door.admin_port)] if door.admin_port else plain)]
 
     @property
     def storage_inside(self) -> bool:
@@ -166,8 +175,9 @@ def parse(raw: Any, where: str = "config") -> Config:
         said.append("conditional_disagg_config: SGLang's workers are always both asked; leave it out, or front_door.dialect: sglang")
     if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
         said.append("otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces")
-    if config.front_door.admin_port == config.port:
-        said.append(f"front_door.admin_port: found {config.port}, which is the port of the front door itself; another one is needed")
+    if len({port for _, port in config.addresses}) < len(config.addresses):
+        key = "admin_port" if config.front_door.admin_port else "plain_address"
+        said.append(f"front_door.{key}: found {config.port}, which is the port of the front door itself; another one is needed")
     if said:
         raise BadInput("\n".join(f"{where}: {one}" for one in said))
     return config
@@ -213,6 +223,9 @@ def _front_door(raw: dict[str, Any], said: list[str]) -> FrontDoor:
     _choice(door.dialect, DIALECTS, "front_door.dialect", said)
     if bool(door.tls_cert_file) != bool(door.tls_key_file):
         said.append("front_door: tls_cert_file and tls_key_file go together")
+    if door.plain_address and (door.admin_port or not door.tls_cert_file or not is_url(door.plain_address)):
+        said.append(f'front_door.plain_address: found {door.plain_address!r}, needed "host:port", with TLS and without an admin_port')
+        return replace(door, plain_address="")
     return door
 
 

@@ -79,18 +79,18 @@ def bound(host: str, port: int, shared: bool = False) -> socket.socket:
     return made
 
 
-def run(host: str, ports: list[int], count: int, serve: Serve) -> None:
-    """`serve` at these ports in `count` processes, until SIGTERM or SIGINT. One that dies is started again; WorkerDied if in vain."""
-    first = [bound(host, port) for port in ports]  # unshared, so that the port of another router is not joined unnoticed
+def run(addresses: list[tuple[str, int]], count: int, serve: Serve) -> None:
+    """`serve` at these addresses in `count` processes, until SIGTERM or SIGINT. One that dies is started again; WorkerDied if in vain."""
+    first = [bound(host, port) for host, port in addresses]  # unshared, so that the port of another router is not joined unnoticed
     if count == 1:
         serve(first, Siblings())
         return
-    ports = [one.getsockname()[1] for one in first]
+    addresses = [(host, one.getsockname()[1]) for (host, _), one in zip(addresses, first)]
     for one in first:
         one.close()
     folder = Path(tempfile.mkdtemp(prefix="disagg-launch-router-"))
     try:
-        _Parent(folder, count, lambda siblings: serve([bound(host, port, True) for port in ports], siblings)).run()
+        _Parent(folder, count, lambda siblings: serve([bound(host, port, True) for host, port in addresses], siblings)).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -23,6 +23,7 @@ from disagg_launch.router.metrics import Metrics
 from disagg_launch.router.processes import Siblings
 from disagg_launch.router.protocol import Connection, bound
 from disagg_launch.router.reply import Reply, Request
+from disagg_launch.router.tls import Certificate, Server
 
 SWEEP_S = 0.25  # between two looks for clients that take too long
 FOLD_AT = 1000
@@ -50,6 +51,7 @@ class Application:
         self._metrics = Metrics()
         self._now: Assembly = None  # type: ignore[assignment]
         self._before: set[asyncio.Task[None]] = set()  # assemblies that finish what they have in hand
+        self.certificate = Certificate(config.front_door) if config.front_door.tls_cert_file else None
         self.protocol = bound(self._handle, config.front_door)
         self.connections: Callable[[], Iterable[Connection]] = tuple  # set when there is a server
 
@@ -125,6 +127,8 @@ class Application:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._metrics.fold(FOLD_AT)
+            if self.certificate:
+                self.certificate.look()
             if self._config.front_door.processes > 1 and os.getppid() != self._parent:
                 signal.raise_signal(signal.SIGTERM)  # the first process was killed: nobody would ever stop this one
             for connection in list(self.connections()):
@@ -142,10 +146,7 @@ def options(config: Config, application: Application, drain_s: int) -> dict[str,
         "date_header": False,
         "proxy_headers": False,
     }
-    told |= {"backlog": 4096, "timeout_graceful_shutdown": drain_s, "lifespan": "on"}
-    if config.front_door.tls_cert_file:
-        told |= {"ssl_certfile": config.front_door.tls_cert_file, "ssl_keyfile": config.front_door.tls_key_file}
-    return told
+    return told | {"backlog": 4096, "timeout_graceful_shutdown": drain_s, "lifespan": "on"}
 
 
 def server(
@@ -153,7 +154,11 @@ def server(
 ) -> uvicorn.Server:
     """A uvicorn server of the router, not yet running."""
     application = Application(config, siblings, again, closed)
-    one = uvicorn.Server(uvicorn.Config(application, **options(config, application, drain_s)))
+    told = uvicorn.Config(application, **options(config, application, drain_s))
+    told.load()
+    # our own: what older uvicorns make allows ciphers that are better left alone, and a renewed certificate would not be seen
+    told.ssl = application.certificate.context if application.certificate else None
+    one = Server(told)
     application.connections = lambda: cast(Iterable[Connection], one.server_state.connections)
     return one
 
@@ -166,9 +171,8 @@ def run(read: Callable[[], Config], drain_s: int, closed: bool = False) -> None:
     config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _look(config)
-    door = config.front_door
-    ports = [config.port, *([door.admin_port] if door.admin_port else [])]
-    processes.run(config.host, ports, door.processes, lambda own, siblings: server(config, drain_s, siblings, read, closed).run(own))
+    count = config.front_door.processes
+    processes.run(config.addresses, count, lambda own, siblings: server(config, drain_s, siblings, read, closed).run(own))
 
 
 def _look(config: Config) -> None:
@@ -178,6 +182,8 @@ def _look(config: Config) -> None:
     flow_of(config)
     Keys(door.api_keys_file, door.api_keys_env)
     Keys(door.admin_token_file)
+    if door.tls_cert_file:
+        Certificate(door)
     if opened := access.opened(door.access_log):
         opened.close()
 

@@ -71,14 +71,6 @@ class Exposition:
         writer.close()
 
 
-def addresses(gateway: str, router: str, metrics: str) -> Dict[str, str]:
-    """The URLs of both pages, by whose they are; the router, at `router` ("host:port"), only has one if its `metrics` are known."""
-    made = {"gateway": gateway}
-    if metrics:
-        made["router"] = f"http://{router.rpartition(':')[0] if metrics[0] == ':' else router}{metrics}"
-    return made
-
-
 def write_targets(run: str, urls: Mapping[str, str], name: str) -> None:
     """RUN/prometheus.json, in the form of Prometheus' file_sd_configs. Anybody may read it: Prometheus is another user."""
     made: List[Dict[str, Any]] = []

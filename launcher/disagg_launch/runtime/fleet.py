@@ -36,11 +36,13 @@ class Fleet:
         host = bindings.router_host(launch, binding)
         port = launch.router.port + binding.front_up
         self.router = Record(ROUTER, bindings.LOOPBACK if host in bindings.ANYWHERE else host, port, "logs/router.log")
+        self.router.scheme = "https" if launch.router.tls_cert else "http"
         self._index()
         self.nursery = Nursery()
         self.children: Dict[str, Child] = {}
         self.stopping = False
-        self.admin_port = launch.router.admin_port
+        self.told_at = launch.router.asked_at(binding.front_up)
+        """The port, in plain HTTP, at which the router is asked, and told who has ended and who is back."""
         self.spared: Set[int] = set()
         self.hosts = Hosts(run, self.nursery)
         self._gone: Dict[str, List[int]] = {}
@@ -69,11 +71,7 @@ class Fleet:
             known.host, known.port = binding.addresses[one.nodes[0]], one.port + binding.side_up
         if self.launch.router.argv:
             self.router.port = self.launch.router.port + binding.front_up
-
-    @property
-    def told_at(self) -> int:
-        """The port at which the router is told who has ended and who is back."""
-        return self.admin_port or self.router.port
+            self.told_at = self.launch.router.asked_at(binding.front_up)
 
     def now_s(self) -> float:
         """The gateway's clock."""

@@ -198,7 +198,7 @@ class Gateway:
             "host": socket.gethostname(),
             # tells a later job's status from what an earlier job of this folder left behind
             "job": allocation.job(os.environ),
-            "router": self.fleet.router.as_dict(),
+            "router": {**self.fleet.router.as_dict(), **self._ways_in()},
             "instances": [one.as_dict() for one in self.fleet.records.values()],
             "resting": sorted(self.scaling.resting),
             # who is missing because it cannot be started now, and why
@@ -208,10 +208,15 @@ class Gateway:
             "autoscale": self.autoscaler.told(),
         }
 
+    def _ways_in(self) -> Dict[str, str]:
+        """Where the launcher asks the router, and workers register; and the file by which clients know it, if they come by TLS."""
+        inside, certificate = f"http://{self.fleet.router.host}:{self.fleet.told_at}", self.launch.router.tls_cert
+        return {"inside": inside, **({"certificate": certificate} if certificate else {})}
+
     def figures(self) -> Dict[str, str]:
         """Where figures for Prometheus are: this gateway's and the router's."""
         metrics = Scope(self.run, self.plan, self.launch, self.fleet.binding).text(self.launch.router.metrics, Reader())
-        return exposition.addresses(self.exposition.url, f"{self.fleet.router.host}:{self.fleet.router.port}", metrics)
+        return {"gateway": self.exposition.url, **({"router": self.fleet.router.at(metrics)} if metrics else {})}
 
     def end_in_order(self) -> None:
         """Begin to end, as somebody has asked for."""

@@ -37,12 +37,13 @@ class Joined:
             raise BackendRefused(f"{self._main}, whose front door this run is for, is {state}: scale it again when it is ready")
         self._address, self.token = self._now()
         with open(os.path.join(self._main, "state", "status.json"), encoding="utf-8") as file:
-            url = urlsplit(json.load(file)["router"]["url"])
+            told = json.load(file)["router"]
+        url, inside = urlsplit(told["url"]), urlsplit(told["inside"])
         fleet, meant = self._gateway.fleet, self._gateway.launch.router
-        if meant.host and (meant.host, meant.port) != (url.hostname, url.port):
-            raise BackendRefused(f"the front door was at {meant.host}:{meant.port} and is at {url.netloc} now: scale {self._main} again")
-        fleet.router.host, fleet.router.port = url.hostname or "", url.port or 0
-        fleet.admin_port = launch.router.admin_port
+        if meant.host and f"{meant.host}:{meant.port}" not in (url.netloc, inside.netloc):
+            raise BackendRefused(f"the front door was at {meant.host}:{meant.port} and is at {inside.netloc} now: scale {self._main} again")
+        fleet.router.scheme, fleet.router.host, fleet.router.port = url.scheme, url.hostname or "", url.port or 0
+        fleet.told_at = inside.port or 0
         self.heeded = launch.router.proves == "pairs"
 
     async def enter(self) -> None:

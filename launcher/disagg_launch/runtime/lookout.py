@@ -79,8 +79,10 @@ class Lookout:
     async def look(self, one: Record) -> None:
         """Ask one now, and have everybody who waits for it know what has changed."""
         launch, life = self._gateway.launch, one.starts
-        path = launch.router.health if one.name == ROUTER else next(w.health for w in launch.workers if w.instance == one.name)
-        seen = await probe.probe(one.host, one.port, path, launch.readiness.probe_s)
+        path, port = launch.router.health, self._fleet.told_at
+        if one.name != ROUTER:
+            path, port = next(w.health for w in launch.workers if w.instance == one.name), one.port
+        seen = await probe.probe(one.host, port, path, launch.readiness.probe_s)
         if one.started and one.starts == life and seen != one.seen:
             one.seen = seen
             self._gateway.proof.more()

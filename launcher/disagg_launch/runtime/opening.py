@@ -35,10 +35,9 @@ class Opening:
     def claim_ports(self) -> None:
         """BackendRefused when a port of this run on this machine is another's: better now than after every model has been loaded."""
         front, plan, binding = self._gateway.launch.router, self._gateway.plan, self._fleet.binding
-        ports = ((self._fleet.router.port, "port"), (front.admin_port, "router.options.admin_port"))
-        for port, key in ports if front.argv else ():
-            if port:
-                self._claim("the router", front.host or bindings.ANYWHERE[0], port, key, free=True)
+        ports = {self._fleet.told_at: "port" if front.admin_rises else "router.options.admin_port", self._fleet.router.port: "port"}
+        for port, key in ports.items() if front.argv else ():
+            self._claim("the router", front.host or bindings.ANYWHERE[0], port, key, free=True)
         # which of them somebody else listens on, their ranks will say, on whatever machine they are
         for one in plan.instances if not self._gateway.launch.ports.workers else ():
             node = one.nodes[0]
@@ -185,6 +184,5 @@ class Opening:
         gateway.ready_s = gateway.events.tell("router", "the front door is open", ROUTER, stage="open")
         gateway.state = "ready"
         gateway.save(final=True)
-        front = gateway.launch.router
-        page = f"http://{router.host}:{front.admin_port or router.port}{front.page}" if front.page else ""
-        gateway.board.ready(f"http://{router.host}:{router.port}", page)
+        page = gateway.launch.router.page
+        gateway.board.ready(router.url, page and router.at(page))

@@ -125,7 +125,8 @@ class Holding:
     def _wanted(self, bound: Binding) -> Dict[str, List[int]]:
         """The ports on which somebody of this run will listen, by host; about those that were given nothing is asked."""
         ports, router = self._gateway.launch.ports, self._gateway.launch.router
-        out: Dict[str, List[int]] = {bound.hosts[router.node]: [router.port + bound.front_up]} if ports.router else {}
+        front = [router.port, *([router.admin_port] if router.admin_rises else [])]
+        out: Dict[str, List[int]] = {bound.hosts[router.node]: [port + bound.front_up for port in front]} if ports.router else {}
         for one in self._gateway.plan.instances if ports.workers else ():
             out.setdefault(bound.hosts[one.nodes[0]], []).append(one.port + bound.side_up)
         return out

@@ -43,6 +43,7 @@ class Record:
 
     def __init__(self, name: str, host: str, port: int, log: str, ranks: Tuple[int, ...] = (), role: str = "") -> None:
         self.name, self.host, self.port, self.role = name, host, port, role
+        self.scheme = "http"
         self.ranks = ranks
         self.log_path = log
         self._log = ""
@@ -180,13 +181,22 @@ class Record:
         """Its last lines that say something, oldest first: as far as one can be read, and without what would move a terminal's cursor."""
         return [logbook.printable(line[:LONGEST_SHOWN]) for line in self.tail if line.strip()][-count:]
 
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    def at(self, place: str) -> str:
+        """The URL of "/path", or of ":port/path" on another port of its host, which speaks plain HTTP."""
+        return f"http://{self.host}{place}" if place.startswith(":") else self.url + place
+
     def as_dict(self) -> Dict[str, Any]:
         """Its part of status.json."""
         seen = self.observed()
         return {
             "name": self.name,
             "role": self.role,
-            "url": f"http://{self.host}:{self.port}",
+            "url": self.url,
             **_shown(self.steps.get(None, Step(seen.stage))),
             "detail": seen.detail,
             "last_line": seen.last_line,

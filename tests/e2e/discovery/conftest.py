@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -149,7 +149,7 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Deployment]]:
     """Starts one context and one generation server of the embedded engine; with True, they make themselves known."""
     made: list[Deployment] = []
 
-    def begin(discovers: bool, **more: dict[str, object]) -> Deployment:
+    def begin(discovers: bool, **more: Any) -> Deployment:
         from deployment_under_load import Deployment
 
         made.append(Deployment(tmp_path, discovers, **more))

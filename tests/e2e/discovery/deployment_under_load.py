@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import openai
 import yaml
+from certificates import certificate
 from conftest import until
 
 from disagg_launch import cli
@@ -32,8 +34,8 @@ def free_block() -> int:
     while True:
         first = random.randrange(12_000, 32_000)
         with contextlib.suppress(OSError), contextlib.ExitStack() as held:
-            # the front door, two instances, and behind their side ports (8 for each GPU of 8 nodes) four more
-            for port in (*range(first, first + 3), *range(first + 259, first + 264)):
+            # the front door and what it has inside, two instances, and behind their side ports (8 for each GPU of 8 nodes) four more
+            for port in (*range(first - 1, first + 3), *range(first + 259, first + 264)):
                 held.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
 
@@ -60,9 +62,9 @@ def command(*words: object) -> Done:
 
 
 class Deployment:
-    """`disagg-launch up` of a topology, and its run folder."""
+    """`disagg-launch up` of a topology, and its run folder; with `tls` clients come by that."""
 
-    def __init__(self, folder: pathlib.Path, discovers: bool, **more: Any) -> None:
+    def __init__(self, folder: pathlib.Path, discovers: bool, tls: bool = False, **more: Any) -> None:
         self.folder, self.run = folder, folder / "run"
         self.port = free_block()
         self.topology: dict[str, Any] = {
@@ -77,11 +79,23 @@ class Deployment:
         }
         if discovers:
             self.topology["disagg_cluster"] = {"cluster_uri": "auto", "heartbeat_interval_sec": 1, "inactive_timeout_sec": 5}
+        scheme, http = "http", None
+        if tls:
+            cert, key = certificate(folder)
+            self.topology["router"] = {"options": {"tls_cert_file": cert.name, "tls_key_file": key.name}}
+            scheme, http = "https", openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=str(cert)))
         argv = [sys.executable, "-m", "disagg_launch", "up", str(self.write("grows.yaml")), "--run", str(self.run)]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert self.process.stdout is not None
         assert self.process.stdout.readline().startswith("ready: "), (self.run / "logs" / "gateway.log").read_text()
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60)
+        base = f"{scheme}://localhost:{self.port}/v1"
+        self.client = openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=60, http_client=http)
+
+    @property
+    def inside(self) -> str:
+        """Where workers register."""
+        found: str = json.loads(command("status", self.run, "--json").stdout)["router"]["inside"]
+        return found
 
     def write(self, name: str, /, **changes: object) -> pathlib.Path:
         """The topology with changes, in a file."""

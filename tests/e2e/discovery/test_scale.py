@@ -19,7 +19,7 @@ from disagg_launch.runtime.stores import SET
 
 @pytest.mark.parametrize("discovers", [False, True], ids=["static", "cluster"])
 def test_it_changes_under_load_and_nobody_notices(start: Callable[[bool], Deployment], discovers: bool) -> None:
-    deployment = start(discovers)
+    deployment = start(discovers, tls=discovers)  # workers that register do so past the TLS of clients
     right = {prompt: {deployment.say(prompt)} for prompt in PROMPTS}
     there_and_back(deployment, right)
     if discovers:
@@ -140,7 +140,7 @@ def test_the_metadata_server_forgets_a_worker_before_it_stops(start: Callable[..
 
 def who_joins_from_another_run_is_proved_and_not_believed(deployment: Deployment) -> None:
     """As a further job does: its server is healthy and registers, but of another model, so no token passes."""
-    uri = {"cluster_uri": f"http://localhost:{deployment.port}", "heartbeat_interval_sec": 1, "inactive_timeout_sec": 5}
+    uri = {"cluster_uri": deployment.inside, "heartbeat_interval_sec": 1, "inactive_timeout_sec": 5}
     spec = deployment.write(
         "further.yaml",
         name="further",

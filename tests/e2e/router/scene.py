@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,11 +50,19 @@ class Cluster:
     ctx: list[StandIn]
     gen: list[StandIn]
     app: Application
-    admin_port: int = 0
+    inside_port: int = 0
+    cert: str = ""
+
+    async def connect(self, inside: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the door of clients, which is TLS if it has a certificate, or to the one inside."""
+        if inside or not self.cert:
+            return await asyncio.open_connection("127.0.0.1", self.inside_port if inside else self.port)
+        trust = ssl.create_default_context(cafile=self.cert)
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=trust, server_hostname="localhost")
 
     async def send(self, raw: bytes, timeout_s: float = 20, inside: bool = False) -> Answer:
         """What a raw request is answered; `whole` is False if the answer was cut short."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port if inside else self.port)
+        reader, writer = await self.connect(inside)
         try:
             writer.write(raw)
             return await asyncio.wait_for(read_answer(reader), timeout_s)
@@ -103,13 +112,13 @@ async def cluster(ctx: int = 1, gen: int = 1, pause_s: float = 0.0, **config: An
         raw[name] = {"urls": [w.url for w in mine], **config.pop(name, {})}
     parsed = configuration.parse({**raw, **config})
     server = make_server(parsed, drain_s=1)
-    ports = [0, *([parsed.front_door.admin_port] if parsed.front_door.admin_port else [])]
-    running = asyncio.ensure_future(server._serve([bound("127.0.0.1", port) for port in ports]))
+    inside = [port for _, port in parsed.addresses[1:]]
+    running = asyncio.ensure_future(server._serve([bound("127.0.0.1", port) for port in (0, *inside)]))
     try:
         while not server.started:
             await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
-        one = Cluster(port, workers[:ctx], workers[ctx:], server.config.app, parsed.front_door.admin_port)
+        one = Cluster(port, workers[:ctx], workers[ctx:], server.config.app, *(inside or [0]), parsed.front_door.tls_cert_file)
         while ctx and gen and (await one.get("/health")).status != 200:
             await asyncio.sleep(0.01)
         yield one

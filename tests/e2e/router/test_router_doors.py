@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import shutil
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certificate
 from scene import cluster, read_answer, request
 from standin import StandIn, expected
 
@@ -163,33 +165,57 @@ def test_nobody_else_s_pages_may_ask(play: Any) -> None:
     play(scene)
 
 
-def test_tls(play: Any, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        key,
-        "-out",
-        cert,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+def test_tls_is_for_clients(play: Any, tmp_path: Path) -> None:
+    """Streams and long bodies by TLS; who is inside asks in plain HTTP, and gets no completion; who takes the wrong door is let go."""
+    cert, key = certificate(tmp_path)
+    inside = f"127.0.0.1:{free_port()}"
 
     async def scene() -> None:
-        async with cluster(0, 0, front_door={"tls_cert_file": str(cert), "tls_key_file": str(key)}) as c:
-            trust = ssl.create_default_context(cafile=str(cert))
-            reader, writer = await asyncio.open_connection("127.0.0.1", c.port, ssl=trust, server_hostname="localhost")
-            writer.write(request("GET", "/version"))
-            assert (await read_answer(reader)).json["version"]
+        async with cluster(front_door={"tls_cert_file": str(cert), "tls_key_file": str(key), "plain_address": inside}) as c:
+            answer = await c.complete("hello", 6, stream=True)
+            assert answer.done and answer.text == expected("hello", 6)
+            assert (await c.complete(list(range(200_000)), 2)).status == 200
+            assert (await c.send(request("GET", "/metrics"), inside=True)).status == 200
+            assert (await c.send(request("POST", "/v1/completions", OK), inside=True)).status == 404
+            assert [(await c.send(request("GET", "/ui/"), inside=one)).status for one in (False, True)] == [200, 404]
+            reader, writer = await asyncio.open_connection("127.0.0.1", c.port)
+            writer.write(request("POST", "/v1/completions", OK))
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP/" not in await asyncio.wait_for(reader.read(), 20)
             writer.close()
+            assert (await c.get("/health")).status == 200
+            reader, writer = await c.connect()
+            writer.write(request("GET", "/version").replace(b"connection: close\r\n", b""))
+            assert (await read_answer(reader)).status == 200
+            c.cert = ""  # the end of it all, with a connection that stays open and idle
+        writer.close()
+
+    play(scene)
+
+
+def test_a_renewed_certificate_is_shown_and_half_of_one_is_not(play: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cert, key = certificate(tmp_path)
+    new_cert, new_key = certificate(tmp_path, "new")
+    inside = f"127.0.0.1:{free_port()}"
+    caplog.set_level("INFO", "disagg_launch.router.tls")
+
+    async def told(what: str) -> None:
+        while what not in caplog.text:
+            await asyncio.sleep(0.05)
+
+    async def scene() -> None:
+        async with cluster(0, 0, front_door={"tls_cert_file": str(cert), "tls_key_file": str(key), "plain_address": inside}) as c:
+            c.cert = str(tmp_path / "old.pem")
+            shutil.copy(cert, c.cert)
+            new_cert.replace(cert)
+            await asyncio.wait_for(told("not read again"), 20)
+            assert (await c.get("/version")).status == 200
+            new_key.replace(key)
+            await asyncio.wait_for(told("the certificate was read again"), 20)
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await c.get("/version")
+            c.cert = str(cert)
+            assert (await c.get("/version")).status == 200
 
     play(scene)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
+import subprocess
 
 import pytest
+from certificates import certificate
 
 from disagg_launch import lint, spec
 from disagg_launch.lint.rule import read_document
@@ -30,16 +33,68 @@ def complaints(path: pathlib.Path) -> tuple[spec.Complaint, ...]:
     return lint.check(loaded, None if loaded.external else place(loaded), document, weights)
 
 
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """The cases, with a certificate beside them and one whose key everybody can read."""
+    folder = shutil.copytree(HERE / "cases", tmp_path_factory.mktemp("lint") / "cases")
+    certificate(folder)
+    certificate(folder, "open")[1].chmod(0o644)
+    return folder
+
+
 @pytest.mark.parametrize("number", lint.RULES)
-def test_bad_file_triggers_the_rule_alone(number):
-    found = complaints(HERE / "cases" / f"{number}-bad.yaml")
+def test_bad_file_triggers_the_rule_alone(number, cases):
+    found = complaints(cases / f"{number}-bad.yaml")
     assert {one.number for one in found} == {number}
     assert all(one.severity == lint.RULES[number].severity and one.line >= 1 and str(one).endswith(f"[{number}]") for one in found)
 
 
 @pytest.mark.parametrize("number", lint.RULES)
-def test_good_file_triggers_nothing(number):
-    assert complaints(HERE / "cases" / f"{number}-good.yaml") == ()
+def test_good_file_triggers_nothing(number, cases):
+    assert complaints(cases / f"{number}-good.yaml") == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "text"),
+    [
+        ("{tls_cert_file: cert.pem}", "6:35", "found no tls_key_file beside it; needed: both"),
+        ("{tls_key_file: cert-key.pem}", "6:34", "found no tls_cert_file beside it; needed: both"),
+        ("{tls_cert_file: nobody.pem, tls_key_file: cert-key.pem}", "6:35", "found {folder}/nobody.pem: No such file or directory"),
+        ("{tls_cert_file: cert.pem, tls_key_file: other-key.pem}", "6:35", "(key values mismatch)"),
+        ("{tls_cert_file: cert.pem, tls_key_file: locked.pem}", "6:59", "found an encrypted key"),
+        ("{tls_cert_file: DL001-good.yaml, tls_key_file: cert-key.pem}", "6:35", "found no certificate with its key in"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_said_where_it_stands(options, place, text, tmp_path):
+    """A missing half, a missing file, another certificate's key, a locked one, no certificate: each with its place."""
+    base = (HERE / "cases" / "DL046-bad.yaml").read_text().partition("router:")[0]
+    (tmp_path / "t.yaml").write_text(f"{base}router: {{options: {options}}}\n")
+    shutil.copy(HERE / "cases" / "DL001-good.yaml", tmp_path)
+    certificate(tmp_path)
+    certificate(tmp_path, "other")
+    lock = ["openssl", "rsa", "-in", tmp_path / "cert-key.pem", "-aes128", "-passout", "pass:secret", "-out", tmp_path / "locked.pem"]
+    subprocess.run(lock, check=True, capture_output=True)
+    (tmp_path / "locked.pem").chmod(0o600)
+    found = complaints(tmp_path / "t.yaml")
+    assert [(f"{one.line}:{one.column}", one.number) for one in found] == [(place, "DL046")]
+    assert text.format(folder=tmp_path) in found[0].text
+
+
+def test_workers_are_not_sent_to_the_port_of_tls(cases):
+    base = (cases / "DL046-good.yaml").read_text()
+    for uri, wrong in (("auto", 0), ("http://localhost:8000", 1), ("http://localhost:7999", 0), ("etcd://localhost:2379", 0)):
+        file = cases / "registering.yaml"
+        file.write_text(f"{base}disagg_cluster: {{cluster_uri: '{uri}'}}\n")
+        assert [one.key for one in complaints(file) if one.number == "DL046"] == ["disagg_cluster.cluster_uri"] * wrong, uri
+        file.unlink()
+
+
+def test_the_port_below_is_the_front_doors_too():
+    text = (HERE / "cases" / "DL001-good.yaml").read_text()
+    text += "port: 8002\nrouter: {options: {tls_cert_file: /nobody, tls_key_file: /nobody}}\nlint: {ignore: [DL046]}\n"
+    loaded = spec.loads(text, "t.yaml")
+    found = lint.check(loaded, place(loaded))
+    assert [one.text for one in found if one.number == "DL002"][:1] == ["port 8001 on node 0 is for the front door and for ctx0"]
 
 
 def test_every_case_belongs_to_a_rule():

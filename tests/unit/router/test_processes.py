@@ -32,7 +32,7 @@ def serves(sockets, siblings):
     os.write(1, b"%d %d\\n" % (ids.mint(), ids.mint()))
     signal.pause()
 
-processes.run("127.0.0.1", [0], 3, serves)
+processes.run([("127.0.0.1", 0)], 3, serves)
 """
     with subprocess.Popen([sys.executable, "-c", BEGIN + text], stdout=subprocess.PIPE, text=True) as router:
         assert router.stdout
@@ -53,7 +53,7 @@ def told_meanwhile():
     return pid
 
 os.fork = told_meanwhile
-processes.run("127.0.0.1", [0], 2, lambda sockets, siblings: signal.pause())
+processes.run([("127.0.0.1", 0)], 2, lambda sockets, siblings: signal.pause())
 """)
     assert done.returncode == 128 + 15, done.stderr
 
@@ -63,14 +63,14 @@ def test_what_a_process_ended_of_is_said() -> None:
 def serves(sockets, siblings):
     raise BadInput("keys.txt: no such file") if siblings.own else RuntimeError("some fault")
 
-processes.run("127.0.0.1", [0], 2, serves)
+processes.run([("127.0.0.1", 0)], 2, serves)
 """)
     assert "router process 1: keys.txt: no such file" in done.stderr and "RuntimeError: some fault" in done.stderr
     assert "ended again and again, last with status 1" in done.stderr
 
 
-@pytest.mark.parametrize("key", ["api_keys_file", "admin_token_file", "access_log"])
+@pytest.mark.parametrize("key", ["api_keys_file", "admin_token_file", "access_log", "tls_cert_file"])
 def test_a_file_that_is_not_there_is_one_sentence_before_anything_is_opened(key: str) -> None:
-    raw = {"port": 1, "front_door": {key: "/nowhere/file"}}
+    raw = {"port": 1, "front_door": {key: "/nowhere/file", **({"tls_key_file": __file__} if key == "tls_cert_file" else {})}}
     with pytest.raises(BadInput, match="/nowhere/file: No such file or directory"):
         serve.run(lambda: config.parse(raw), 1)

@@ -52,6 +52,16 @@ def test_sglang_s_workers_are_always_both_asked() -> None:
         parse({**GOOD, "generation_servers": kv_cache_aware, "conditional_disagg_config": {}, "front_door": {"dialect": "sglang"}})
 
 
+def test_the_plain_address_goes_with_tls_and_without_an_admin_port() -> None:
+    tls = {"tls_cert_file": "c", "tls_key_file": "k"}
+    assert parse({**GOOD, "front_door": {**tls, "plain_address": "node7:7999"}}).addresses == [("h", 1234), ("node7", 7999)]
+    assert parse({**GOOD, "front_door": {**tls, "admin_port": 99}}).addresses == [("h", 1234), ("h", 99)]
+    refused = ({"plain_address": "a:1"}, {**tls, "plain_address": "a:1", "admin_port": 2}, {**tls, "plain_address": "7999"})
+    for door in (*refused, {**tls, "plain_address": "a:1234"}):
+        with pytest.raises(BadInput, match="plain_address"):
+            parse({**GOOD, "front_door": door})
+
+
 def test_keys_are_read_and_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nalpha\n\nbeta \n")

@@ -6,6 +6,7 @@ import stat
 from prometheus_client.parser import text_string_to_metric_families
 
 from disagg_launch.runtime import exposition
+from disagg_launch.runtime.record import Record
 
 
 def row(name, role="context", stage="healthy", ended="", restarts=0, ranks=({"rank": 0, "pid": 1},)):
@@ -71,11 +72,11 @@ def test_names_are_quoted():
     assert ("disagg_info", (("digest", "d1"), ("name", nasty), ("slurm_job", ""))) in read
 
 
-def test_the_routers_page_is_on_its_port_or_on_one_of_its_own():
-    at = exposition.addresses
-    assert at("http://g:1/metrics", "h:8000", "") == {"gateway": "http://g:1/metrics"}
-    assert at("x", "h:8000", "/metrics")["router"] == "http://h:8000/metrics"
-    assert at("x", "h:8000", ":7999/metrics")["router"] == "http://h:7999/metrics"
+def test_the_routers_page_is_on_its_port_or_on_one_of_its_own_in_plain_http():
+    router = Record("router", "h", 8000, "logs/router.log")
+    assert router.at("/metrics") == "http://h:8000/metrics"
+    router.scheme = "https"
+    assert (router.at("/ui"), router.at(":7999/metrics")) == ("https://h:8000/ui", "http://h:7999/metrics")
 
 
 def test_targets_are_in_the_form_of_prometheus_file_discovery(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from disagg_launch.engines.servers import inside_port
 from disagg_launch.lint.rule import ERROR, WARNING, Case, Finding, rule
 from disagg_launch.place.planner import EPHEMERAL
 from disagg_launch.spec.checks import UNFILLED, unfilled
@@ -54,7 +55,8 @@ def ports_unique(case: Case) -> Iterator[Finding]:
                 yield (key, "urls", i), f"found {url}, which is the front door's own address"
     if case.plan is None:
         return
-    taken = {(int(case.plan.router.get("node", 0)), spec.port): "the front door"}
+    node = int(case.plan.router.get("node", 0))
+    taken = {(node, spec.port): "the front door", (node, inside_port(spec) or spec.port): "the front door"}
     for instance in case.plan.instances:
         place = (instance.nodes[0], instance.port)
         if place in taken:

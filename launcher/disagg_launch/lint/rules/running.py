@@ -1,4 +1,4 @@
-"""DL04x: time-outs, containers, environment and the front door."""
+"""DL04x: time-outs, containers and environment."""
 
 from __future__ import annotations
 
@@ -113,20 +113,3 @@ def drain_fits(case: Case) -> Iterator[Finding]:
     slurm, needed = case.spec.slurm, case.spec.slurm.drain_s + 2 * case.spec.restart.grace_s
     if "slurm" in case.spec.source.values and slurm.signal_s < needed:
         yield ("slurm", "signal_s"), f"found {slurm.signal_s} s; draining and stopping may take {needed:g} s"
-
-
-@rule(
-    "DL046",
-    ERROR,
-    "The front door is to speak TLS, which the launcher does not",
-    why="Readiness, proof, `status`, `top`, `ask` and the page ask it in plain HTTP: the deployment would never be ready.",
-    fix="Leave the two keys out and let a proxy before `hostname:port` end TLS, or start `disagg-launch router -c FILE` by hand.",
-    source="docs/router.md",
-)
-def front_door_tls(case: Case) -> Iterator[Finding]:
-    for key in ("tls_cert_file", "tls_key_file"):
-        if case.spec.router.name == "builtin" and case.spec.router.options.get(key):
-            yield (
-                ("router", "options", key),
-                f"found {case.spec.router.options[key]}; what the launcher starts speaks plain HTTP",
-            )
