@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Clients that ask a front door without a pause, by the `openai` package, until standard input closes.
 
-load.py URL CLIENTS PROMPT...    prints a line for every answer, {"prompt", "text"}, or for every request that failed, {"prompt", "error"}.
+load.py URL CERT CLIENTS PROMPT...    prints a line for every answer, {"prompt", "text"}, or for every request that failed, {"prompt", "error"}.
+CERT: the file by which an https front door is known, whatever its node is called.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import ssl
 import sys
 import threading
 
@@ -23,9 +25,12 @@ def ask(client: openai.OpenAI, prompt: str, stream: bool) -> str:
     return "".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text
 
 
-def client_loop(url: str, prompts: list[str], first: int, over: threading.Event) -> None:
+def client_loop(url: str, cert: str, prompts: list[str], first: int, over: threading.Event) -> None:
     """One client: prompts in turn, every other answer as a stream."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S)
+    trust = ssl.create_default_context(cafile=cert or None)
+    trust.check_hostname = False
+    http = openai.DefaultHttpxClient(verify=trust)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http)
     for number in itertools.count(first):
         if over.is_set():
             return
@@ -40,8 +45,8 @@ def client_loop(url: str, prompts: list[str], first: int, over: threading.Event)
 
 def main() -> None:
     """Run the clients."""
-    url, count, prompts, over = sys.argv[1], int(sys.argv[2]), sys.argv[3:], threading.Event()
-    threads = [threading.Thread(target=client_loop, args=(url, prompts, first, over)) for first in range(count)]
+    url, cert, count, prompts, over = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4:], threading.Event()
+    threads = [threading.Thread(target=client_loop, args=(url, cert, prompts, first, over)) for first in range(count)]
     for thread in threads:
         thread.start()
     sys.stdin.read()

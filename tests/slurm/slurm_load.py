@@ -19,8 +19,8 @@ CLIENTS = 3
 class Load:
     """Clients at work as long as the context lasts. `texts`: what was said to each prompt; `failures`: the errors, in words."""
 
-    def __init__(self, cluster: Cluster, url: str) -> None:
-        self._argv = [cluster.enter, sys.executable, str(PROGRAM), url, str(CLIENTS), *PROMPTS]
+    def __init__(self, cluster: Cluster, url: str, cert: Path | str = "") -> None:
+        self._argv = [cluster.enter, sys.executable, str(PROGRAM), url, str(cert), str(CLIENTS), *PROMPTS]
         self.texts: dict[str, set[str]] = collections.defaultdict(set)
         self.failures: list[str] = []
         self.count = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from certificates import certificate
 from slurm_deployments import Deployment, engines
 from slurm_hosts import Cluster, wait_for
 from slurm_load import CLIENTS, PROMPTS, Load
@@ -12,7 +13,7 @@ from slurm_load import CLIENTS, PROMPTS, Load
 
 def routed(one: Deployment) -> list[int]:
     """How many servers of each role the front door sends requests to."""
-    told = json.loads(one.cluster.login("curl", "-sS", one.url + "/cluster_info").stdout)["current_workers"]
+    told = json.loads(one.cluster.login("curl", "-sS", one.status()["router"]["inside"] + "/cluster_info").stdout)["current_workers"]
     return [sum(row["state"] == "ready" for row in told[key]) for key in ("context_servers", "generation_servers")]
 
 
@@ -22,9 +23,13 @@ def jobs(cluster: Cluster) -> list[list[str]]:
 
 
 def test_over_two_jobs_and_back_under_load(cluster: Cluster, tmp_path: Path) -> None:
-    one = Deployment(cluster, tmp_path, engines(cluster={"spare_nodes": 1})).submit().ready()
+    """Clients come by TLS; gateways, workers and the further job's gateway ask from other nodes, past it."""
+    cert, key = certificate(tmp_path)
+    tls = {"options": {"tls_cert_file": cert.name, "tls_key_file": key.name}}
+    one = Deployment(cluster, tmp_path, engines(cluster={"spare_nodes": 1}, router=tls)).submit().ready()
+    assert one.url.startswith("https://")
     alone = one.plan()
-    with Load(cluster, one.url) as load:
+    with Load(cluster, one.url, cert) as load:
         wait_for(lambda: len(load.texts) == len(PROMPTS), why="for every prompt to be answered once")
         grown = one.command("scale", str(one.run), "ctx=3", "gen=+2").stdout
         # one finds room on the spare node, the others do not
