@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Clients that ask a front door without a pause, by the `openai` package, until standard input closes.
 
-load.py URL CERT CLIENTS PROMPT...    prints a line for every answer, {"prompt", "text"}, or for every request that failed, {"prompt", "error"}.
+load.py URL CERT CLIENTS PROMPT...
+
+A line for every answer, {"prompt", "text"}, or for every request that failed, {"prompt", "error"}.
 CERT: the file by which an https front door is known, whatever its node is called.
 """
 

@@ -50,7 +50,7 @@ class Application:
         self._parent = os.getppid()
         self._metrics = Metrics()
         self._now: Assembly = None  # type: ignore[assignment]
-        self._before: set[asyncio.Task[None]] = set()  # assemblies that finish what they have in hand
+        self._before: set[asyncio.Task[None]] = set()  # what ends by itself, or with us: assemblies that finish what they have in hand
         self.certificate = Certificate(config.front_door) if config.front_door.tls_cert_file else None
         self.protocol = bound(self._handle, config.front_door)
         self.connections: Callable[[], Iterable[Connection]] = tuple  # set when there is a server
@@ -77,6 +77,8 @@ class Application:
         self._now.fleet.closed = self._closed and not self._siblings.opened
         await self._now.start()
         sweeper = asyncio.ensure_future(self._sweep())
+        if self.certificate:
+            self._keep(self.certificate.watch())
         if self._again:
             reloading = asyncio.Lock()
             loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._reload(reloading)))
@@ -127,8 +129,6 @@ class Application:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._metrics.fold(FOLD_AT)
-            if self.certificate:
-                self.certificate.look()
             if self._config.front_door.processes > 1 and os.getppid() != self._parent:
                 signal.raise_signal(signal.SIGTERM)  # the first process was killed: nobody would ever stop this one
             for connection in list(self.connections()):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import ssl
 import sys
-import time
 from typing import Any, NoReturn, Optional
 
 import uvicorn
@@ -25,26 +25,27 @@ log = logging.getLogger(__name__)
 class Certificate:
     """What clients' connections are encrypted with, `context`. BadInput if the two files cannot be used.
 
-    They are read again when they have changed; such that cannot be used then leave everything as it was.
+    As long as `watch` runs they are read again when they have changed; such that cannot be used then leave everything as it was.
     """
 
     def __init__(self, door: FrontDoor) -> None:
         self._cert, self._key = door.tls_cert_file, door.tls_key_file
         self._version = self._stamp()
-        self._next_look = 0.0
         self.context = self._loaded()
 
-    def look(self) -> None:
-        """Have connections that come from now on see what is in the files now."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + RECHECK_S
+    async def watch(self) -> None:
+        """Have connections see what is in the files when they come."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            with contextlib.suppress(BadInput):  # one of them is away for a moment
+                # in a thread: a file system that stalls must not stop those who serve
+                version = await asyncio.to_thread(self._stamp)
+                if version != self._version:
+                    self._version = version
+                    self._renew()
+
+    def _renew(self) -> None:
         try:
-            version = self._stamp()
-            if version == self._version:
-                return
-            self._version = version
             self._loaded()  # tried apart from those that work: half of a pair would be kept
             self.context.load_cert_chain(self._cert, self._key, _no_password)
         except (BadInput, ssl.SSLError, OSError) as wrong:
