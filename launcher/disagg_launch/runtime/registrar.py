@@ -70,14 +70,14 @@ class Registrar(threading.Thread):
                 pause_s = HEALTH_INTERVAL_S if not self.registered.is_set() else min(RETRY_S, self.entry.beat_s)
             else:
                 pause_s = self.entry.beat_s if self._kept() else min(RETRY_S, self.entry.beat_s)
-
-    def leave(self) -> None:
-        """Take the entry out; back within LEAVE_S or so, whether that succeeded or not."""
-        self._left.set()
-        self.join(LEAVE_S)
         if self._was_in:
             with contextlib.suppress(Unreachable, BackendRefused):
                 self._store.delete(self.entry.key)
+
+    def leave(self) -> None:
+        """Have the entry taken out; back within LEAVE_S, also if that takes longer: the worker has requests to finish meanwhile."""
+        self._left.set()
+        self.join(LEAVE_S)
         self.registered.clear()
 
     def _fit(self) -> bool:

@@ -21,8 +21,8 @@ from disagg_launch.plan import GENERATION
 from disagg_launch.runtime import cluster as clusters
 from disagg_launch.runtime.cluster import Cluster
 from disagg_launch.runtime.metadata import Metadata, read_entry
-from disagg_launch.runtime.registrar import Registrar, announce, register
-from disagg_launch.runtime.stores import EXPIRED, SET, Change, connect
+from disagg_launch.runtime.registrar import Entry, Probed, Registrar, announce, register
+from disagg_launch.runtime.stores import EXPIRED, SET, Change, HttpStore, connect
 
 
 class Worker:
@@ -94,6 +94,22 @@ def test_heartbeats_keep_the_entry_and_their_end_ends_it(storage: Storage, servi
     serving.health.status = 200
     until(lambda: entries(cluster), "its return")
     registrar.leave()
+
+
+def test_a_storage_that_answers_nothing_does_not_hold_up_a_worker_that_ends(
+    storage: Storage, serving: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registrar = Registrar(HttpStore(storage.uri, call_s=600), Entry("/one", "", 5, 0.3), Probed("127.0.0.1", serving.port))
+    registrar.start()
+    assert registrar.registered.wait(10)
+    goes_on = threading.Event()
+    monkeypatch.setattr(storage.memory, "delete", lambda key: goes_on.wait(300))
+    leaving = threading.Thread(target=registrar.leave, daemon=True)
+    leaving.start()
+    leaving.join(60)
+    still = leaving.is_alive()
+    goes_on.set()
+    assert not still
 
 
 def test_clocks_may_step(serving: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
