@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SLOTS = {CONTEXT: 1, GENERATION: 8}
 """Requests that an instance works on at once: a prefill fills a GPU by itself, decoding is done in batches (here, where no file says)."""
-PER_ROLE = re.compile(r"(ctx|gen)=(\d+(?:\.\d+)?)")
+PER_ROLE = {"a number": re.compile(r"(ctx|gen)=(\d+(?:\.\d+)?)"), "a whole number": re.compile(r"(ctx|gen)=(\d+)")}
 
 
 def models(spec: Spec, trace: Sequence[Look], slots: Mapping[str, float], busy_s: Mapping[str, float]) -> dict[str, Model]:
@@ -53,11 +53,11 @@ def _limit(spec: Spec) -> int:
     return min((one for one in limits if isinstance(one, int) and one > 0), default=0)
 
 
-def per_role(words: Sequence[str], option: str) -> dict[str, float]:
-    """Numbers by role, from words such as ctx=1.5. BadInput for a word that is none."""
+def per_role(words: Sequence[str], option: str, kind: str = "a number") -> dict[str, float]:
+    """Numbers by role, from words such as ctx=1.5; `kind` is a key of PER_ROLE. BadInput for a word that is none."""
     roles = {prefix: role for role, prefix in PREFIX.items()}
-    found = [(word, PER_ROLE.fullmatch(word)) for word in words]
+    found = [(word, PER_ROLE[kind].fullmatch(word)) for word in words]
     wrong = [word for word, match in found if not match or not float(match[2])]
     if wrong:
-        raise BadInput(f"{option} {wrong[0]}: needed ctx=NUMBER or gen=NUMBER, above 0")
+        raise BadInput(f"{option} {wrong[0]}: needed ctx=N or gen=N, where N is {kind} above 0")
     return {roles[match[1]]: float(match[2]) for _, match in found if match}

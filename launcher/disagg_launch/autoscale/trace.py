@@ -9,7 +9,7 @@ one JSON object per request) is a trace too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from disagg_launch.errors import BadInput
@@ -32,12 +32,13 @@ def line(look: Look) -> str:
 
 def read(text: str, where: str) -> list[Look]:
     """The looks in a trace or an access log, in the order of time. BadInput for what is neither."""
-    rows = [_row(one, f"{where}:{number}") for number, one in enumerate(text.splitlines(), 1) if one.strip()]
-    if not rows:
+    rows = {f"{where}:{number}": one for number, one in enumerate(text.splitlines(), 1) if one.strip()}
+    told = {place: _row(one, place) for place, one in rows.items()}
+    if not told:
         raise BadInput(f"{where}: found nothing; needed one JSON object a line, as `disagg-launch autoscale record` writes them")
-    if all("total_us" in row for row in rows):
-        return _from_requests(rows)
-    looks = [_look(row, f"{where}:{number}") for number, row in enumerate(rows, 1)]
+    if all("total_us" in row for row in told.values()):
+        return _from_requests(told, where)
+    looks = [_look(row, place) for place, row in told.items()]
     return sorted(looks, key=lambda look: next(iter(look.values())).at_s)
 
 
@@ -72,17 +73,24 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _from_requests(rows: Iterable[dict[str, Any]]) -> list[Look]:
+def _from_requests(rows: Mapping[str, dict[str, Any]], where: str) -> list[Look]:
     """An access log's requests, counted by the time at which they came; those that were refused or left by their client are passed over."""
     spans: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
+    for place, row in rows.items():
         if row.get("status") == 200:
-            came_s = row["time"] - row["total_us"] / 1e6
-            spans.setdefault(int(came_s // LOG_SPAN_S), []).append(row)
+            spans.setdefault(int(_came_s(row, place) // LOG_SPAN_S), []).append(row)
     if not spans:
-        raise BadInput("the access log holds no request that was answered")
+        raise BadInput(f"{where}: the access log holds no request that was answered; needed one with status 200")
     first = min(spans)
     return [_counted(spans.get(number, []), (number - first + 1) * LOG_SPAN_S) for number in range(first, max(spans) + 1)]
+
+
+def _came_s(row: dict[str, Any], where: str) -> float:
+    """When a request came. BadInput if the line is not of a front door's access log."""
+    times = [row.get(name) for name in ("time", "total_us", "queued_us")] + [row.get(name) or 0 for name in ("prefill_us", "ttft_us")]
+    if not {"ctx", "gen"} <= row.keys() or not all(isinstance(one, (int, float)) for one in times):
+        raise BadInput(f"{where}: no line of a front door's access log; needed time, total_us, queued_us, ctx, gen, ... as it writes them")
+    return float(times[0] - times[1] / 1e6)
 
 
 def _counted(rows: list[dict[str, Any]], at_s: float) -> Look:
@@ -101,11 +109,11 @@ def _counted(rows: list[dict[str, Any]], at_s: float) -> Look:
 def _parts(row: dict[str, Any], role: str) -> tuple[float, float, float]:
     """(waited, first token, busy) of a request at one role, seconds."""
     queued, total = row["queued_us"], row["total_us"]
-    prefilled = row["prefill_us"] or 0
+    prefilled = row.get("prefill_us") or 0
     if role == CONTEXT:
         return queued / 1e6, max(0, prefilled - queued) / 1e6, max(0, prefilled - queued) / 1e6
     began = prefilled or queued
-    return (0 if prefilled else queued) / 1e6, max(0, (row["ttft_us"] or total) - began) / 1e6, max(0, total - began) / 1e6
+    return (0 if prefilled else queued) / 1e6, max(0, (row.get("ttft_us") or total) - began) / 1e6, max(0, total - began) / 1e6
 
 
 def _short(value: float) -> float:

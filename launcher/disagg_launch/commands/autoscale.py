@@ -78,7 +78,7 @@ def simulate(
         looks = trace.read(trace_file.read_text(encoding="utf-8"), str(trace_file))
     except (OSError, UnicodeDecodeError) as wrong:
         raise BadInput(f"{trace_file}: cannot be read ({wrong})") from None
-    made = models.models(topology, looks, models.per_role(slots, "--slots"), models.per_role(busy, "--busy"))
+    made = models.models(topology, looks, models.per_role(slots, "--slots", "a whole number"), models.per_role(busy, "--busy"))
     assert topology.autoscale is not None
     policy = topology.autoscale
     moments = simulation.simulate(looks, made, policy.interval_s, policy.window_s, start_s, after_s)

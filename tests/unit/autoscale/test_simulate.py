@@ -122,6 +122,10 @@ def test_a_trace_comes_back_as_it_was_written() -> None:
         ('{"at_s": 1, "span_s": 1, "context": {"instances": 1, "speed": 2}}', "speed"),
         ('{"at_s": 1, "span_s": 1, "context": {"instances": "1"}}', "'1' is no number"),
         ('{"at_s": 1, "span_s": 0, "context": {"instances": 1}}', "needed a time above 0"),
+        ('\n{"at_s": 1}', "t:2: no look at a deployment"),
+        ('{"total_us": 5, "status": 200, "time": "yesterday"}', "t:1: no line of a front door's access log"),
+        ('{"total_us": 5, "status": 200, "time": 5.0, "ctx": "a", "gen": "b"}', "t:1: no line of a front door's access log"),
+        ('{"total_us": 5, "status": 503}', "t: the access log holds no request that was answered"),
     ],
 )
 def test_what_is_no_trace(text: str, said: str) -> None:
@@ -186,6 +190,9 @@ def test_what_cannot_be_simulated() -> None:
         models.models(topology, [{CONTEXT: Seen(1, 1, 1, completed=1, busy_s=1)}], {}, {})
     with pytest.raises(BadInput, match="no map `autoscale`"):
         models.models(spec.load(EXAMPLES / "laptop.yaml"), load([1]), {}, {})
-    with pytest.raises(BadInput, match="--slots gen=x: needed ctx=NUMBER"):
-        models.per_role(["gen=x"], "--slots")
+    with pytest.raises(BadInput, match="--busy gen=x: needed ctx=N or gen=N, where N is a number above 0"):
+        models.per_role(["gen=x"], "--busy")
+    for half in ("gen=0.5", "gen=1.9", "gen=0"):  # half a slot serves nobody, and was none
+        with pytest.raises(BadInput, match=f"--slots {half}: .* a whole number above 0"):
+            models.per_role([half], "--slots", "a whole number")
     assert outcome.sums(run([2] * 10, Target(1, 2, queue_s=1.0)), GENERATION, Model(1, 1, 1, 1, Target(1, 2, queue_s=1.0)))["changes"] == 0
