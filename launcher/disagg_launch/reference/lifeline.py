@@ -39,7 +39,8 @@ class LeaderEnd:
     """The leader's end of all lifelines."""
 
     def __init__(self, host: str, size: int) -> None:
-        self._socket = socket.create_server((host, 0))
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        self._socket = socket.create_server((host, 0), family=family)
         self._waiting = size - 1
         self._closed = False
         self._hear: Callable[[Json], None] = lambda _: None
@@ -50,11 +51,16 @@ class LeaderEnd:
         self._hear(event)
 
     def listen(self, hear: Callable[[Json], None], lost: Callable[[str], None]) -> None:
-        """Wait for every rank to be there, then watch each in a thread."""
+        """Wait for every rank to be there, then watch each in a thread. TimeoutError if they do not come."""
         self._hear = hear
         self._socket.settimeout(PATIENCE_S)
         while self._waiting:
-            line, _ = self._socket.accept()
+            try:
+                line, _ = self._socket.accept()
+            except socket.timeout:
+                where = f"{self.address.host}:{self.address.port}"
+                what = f"{self._waiting} ranks of this instance have not connected to {where} within {PATIENCE_S:g} s"
+                raise TimeoutError(f"{what}: every node of the instance has to reach that address; DISAGG_ADVERTISE names another") from None
             rank = self._greet(line)
             if rank is None:
                 line.close()

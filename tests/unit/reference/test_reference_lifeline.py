@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
 
 import pytest
 
+from disagg_launch.reference import lifeline
 from disagg_launch.reference.lifeline import LeaderEnd, RankEnd
 
 PATIENCE_S = 30
@@ -58,6 +60,27 @@ def test_a_rank_that_is_gone_is_noticed(heard: queue.SimpleQueue[object]) -> Non
     rank._closed = True
     rank._line.shutdown(socket.SHUT_RDWR)
     assert heard.get(timeout=PATIENCE_S) == "rank 1 of this instance is gone"
+
+
+def test_a_leader_on_an_ipv6_address_is_reached_too(heard: queue.SimpleQueue[object]) -> None:
+    with contextlib.closing(socket.socket(socket.AF_INET6)) as trial:
+        try:
+            trial.bind(("::1", 0))
+        except OSError:
+            pytest.skip("there is no ::1 on this machine")
+    leader = LeaderEnd("::1", 2)
+    rank = RankEnd(leader.address, 1)
+    leader.listen(heard.put, heard.put)
+    rank.report({"n": 1})
+    assert heard.get(timeout=PATIENCE_S) == {"n": 1}
+    rank.close()
+
+
+def test_ranks_that_do_not_come_are_counted_and_told_where_they_were_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifeline, "PATIENCE_S", 0.05)
+    leader = LeaderEnd("127.0.0.1", 4)
+    with pytest.raises(TimeoutError, match=f"3 ranks .* 127.0.0.1:{leader.address.port} within 0.05 s"):
+        leader.listen(lambda _: None, lambda _: None)
 
 
 def test_strangers_are_turned_away(heard: queue.SimpleQueue[object]) -> None:
