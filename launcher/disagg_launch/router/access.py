@@ -53,6 +53,13 @@ class AccessLog:
             self._file.write(b"\n".join(lines) + b"\n")
             self._file.flush()
 
+    def close(self) -> None:
+        """Write what has come together, and nothing after that."""
+        self.flush()
+        if self._file is not None and self._file is not sys.stdout.buffer:
+            self._file.close()
+        self._file = None
+
 
 def opened(where: str) -> Optional[IO[bytes]]:
     """The file of that name, to be appended to; None for "-" and "". BadInput if it cannot be opened."""
