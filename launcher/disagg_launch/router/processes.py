@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 from disagg_launch.errors import BackendRefused, DisaggError, WorkerDied
 
 LONGEST_NEWS = 4096
+AGAIN_S = 0.02
 RESTARTS_PER_MINUTE = 10
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -31,7 +33,8 @@ class Siblings:
 
     def __init__(self, folder: Optional[Path] = None, own: int = 0, count: int = 1) -> None:
         self.own = own
-        self._others = [str(folder / str(n)) for n in range(count) if n != own] if folder else []
+        self._others: dict[str, deque[bytes]] = {str(folder / str(n)): deque() for n in range(count) if n != own} if folder else {}
+        self._loop: Any = None
         self._opened = folder / "open" if folder else None
         self._socket: Optional[socket.socket] = None
         if folder:
@@ -43,10 +46,23 @@ class Siblings:
 
     def tell(self, news: bytes) -> None:
         """Tell all the others. One that is just being started is told by its own probes."""
-        for other in self._others:
-            with contextlib.suppress(OSError):
-                assert self._socket is not None
-                self._socket.sendto(news, other)
+        for other, untold in self._others.items():
+            untold.append(news)
+            if len(untold) == 1:
+                self._send(other)
+
+    def _send(self, other: str) -> None:
+        """Send what this one was not told yet, the rest later: the kernel holds no more than ten messages for one who is busy."""
+        assert self._socket is not None
+        untold = self._others[other]
+        try:
+            while untold:
+                self._socket.sendto(untold[0], other)
+                untold.popleft()
+        except BlockingIOError:
+            self._loop.call_later(AGAIN_S, self._send, other)
+        except OSError:
+            untold.clear()
 
     @property
     def opened(self) -> bool:
@@ -60,6 +76,7 @@ class Siblings:
 
     def listen(self, loop: Any, hear: Callable[[bytes], None]) -> None:
         """Call `hear` with what another has told."""
+        self._loop = loop
         if self._socket is not None:
             own = self._socket
             loop.add_reader(own.fileno(), lambda: hear(own.recv(LONGEST_NEWS)))

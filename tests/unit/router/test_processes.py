@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from disagg_launch.errors import BadInput
 from disagg_launch.router import config, serve
+from disagg_launch.router.processes import Siblings
 
 BEGIN = """
 import os, signal, sys, time
@@ -74,3 +77,19 @@ def test_a_file_that_is_not_there_is_one_sentence_before_anything_is_opened(key:
     raw = {"port": 1, "front_door": {key: "/nowhere/file", **({"tls_key_file": __file__} if key == "tls_cert_file" else {})}}
     with pytest.raises(BadInput, match="/nowhere/file: No such file or directory"):
         serve.run(lambda: config.parse(raw), 1)
+
+
+def test_one_who_is_busy_is_told_everything_in_order_and_one_who_is_not_there_delays_nobody(tmp_path: Path) -> None:
+    async def scene() -> None:
+        one, busy = Siblings(tmp_path, 0, 3), Siblings(tmp_path, 1, 3)
+        heard: list[bytes] = []
+        one.listen(asyncio.get_running_loop(), heard.append)
+        news = [b"%d" % number for number in range(1000)]  # more than the kernel holds: as when a hundred workers go at once
+        for each in news:
+            one.tell(each)
+        busy.listen(asyncio.get_running_loop(), heard.append)
+        while len(heard) < len(news):
+            await asyncio.sleep(0.01)
+        assert heard == news
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
