@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 from typing import Any, Callable, Coroutine, Iterable, cast
 
 import uvicorn
@@ -171,8 +172,20 @@ def run(read: Callable[[], Config], drain_s: int, closed: bool = False) -> None:
     config = read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _look(config)
-    count = config.front_door.processes
-    processes.run(config.addresses, count, lambda own, siblings: server(config, drain_s, siblings, read, closed).run(own))
+
+    def serve(own: list[socket.socket], siblings: Siblings) -> None:
+        server(_latest(config, read), drain_s, siblings, read, closed).run(own)
+
+    processes.run(config.addresses, config.front_door.processes, serve)
+
+
+def _latest(config: Config, read: Callable[[], Config]) -> Config:
+    """What a process begins with: one that is started again later may find workers in the file that were not there at first."""
+    try:
+        return renewed(config, read())
+    except BadInput as wrong:
+        log.error("the configuration was not read again: %s", wrong)
+        return config
 
 
 def _look(config: Config) -> None:

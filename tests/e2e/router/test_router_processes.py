@@ -63,6 +63,13 @@ class Program:
             assert self.process.poll() is None, self.log.read_text()
             await asyncio.sleep(0.05)
 
+    async def until_listed(self, worker: StandIn) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                if worker.url.encode() in (await self.send(request("GET", "/cluster_info"))).body.replace(b'","port":', b":"):
+                    return
+            await asyncio.sleep(0.02)
+
     async def ended(self) -> int:
         return await asyncio.to_thread(self.process.wait, 30)
 
@@ -174,9 +181,13 @@ def test_several_processes_share_a_port_and_what_they_are_told(play: Any, tmp_pa
             for _ in range(20):
                 assert (await one.complete()).status == 200
             assert len(one.workers[1].seen) == seen
+            late = await StandIn("generation", 0.0).start()
+            one.write([*one.workers, late])
             os.kill(min(first), signal.SIGKILL)
             while len({c.pid for c in parent.children() if c.status() != psutil.STATUS_ZOMBIE} - {min(first)}) < 2:
                 await asyncio.sleep(0.02)
+            await one.until_listed(late)  # who comes later knows what the file says by then
+            await late.stop()
             one.process.send_signal(signal.SIGHUP)
             for _ in range(20):
                 with contextlib.suppress(OSError):  # connections that the killed process had not accepted yet
