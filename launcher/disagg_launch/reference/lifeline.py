@@ -60,7 +60,7 @@ class LeaderEnd:
             except socket.timeout:
                 where = f"{self.address.host}:{self.address.port}"
                 what = f"{self._waiting} ranks of this instance have not connected to {where} within {PATIENCE_S:g} s"
-                raise TimeoutError(f"{what}: every node of the instance has to reach that address; DISAGG_ADVERTISE names another") from None
+                raise TimeoutError(f"{what}: every node of the instance has to reach it; DISAGG_ADVERTISE names another") from None
             rank = self._greet(line)
             if rank is None:
                 line.close()
