@@ -10,6 +10,7 @@ are the fields of `FrontDoor`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -169,18 +170,26 @@ def parse(raw: Any, where: str = "config") -> Config:
         config = replace(config, roles={name: replace(role, urls=()) for name, role in config.roles.items()})
         if cluster.served and config.front_door.processes > 1:
             said.append("front_door.processes: only one process can keep the workers' entries; use an etcd:// cluster_uri with more")
-    if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
-        said.append("conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where")
-    if config.max_local_prefill is not None and config.front_door.dialect == "sglang":
-        said.append("conditional_disagg_config: SGLang's workers are always both asked; leave it out, or front_door.dialect: sglang")
-    if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
-        said.append("otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces")
-    if len({port for _, port in config.addresses}) < len(config.addresses):
-        key = "admin_port" if config.front_door.admin_port else "plain_address"
-        said.append(f"front_door.{key}: found {config.port}, which is the port of the front door itself; another one is needed")
+    said.extend(_conflicts(config))
     if said:
         raise BadInput("\n".join(f"{where}: {one}" for one in said))
     return config
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """What is wrong with keys that are right by themselves."""
+    dialect = config.front_door.dialect
+    if config.max_local_prefill is not None and config.roles[GENERATION].policy != "kv_cache_aware":
+        yield "conditional_disagg_config: needs generation_servers.router.type: kv_cache_aware, to know what is cached where"
+    if config.max_local_prefill is not None and dialect == "sglang":
+        yield "conditional_disagg_config: SGLang's workers are always both asked; leave it out, or front_door.dialect: sglang"
+    if config.schedule == "generation_first" and dialect == "vllm":
+        yield "schedule_style: generation_first is not possible with vLLM's workers, who learn from the first hop where the KV is: leave it out"
+    if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
+        yield "otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces"
+    if len({port for _, port in config.addresses}) < len(config.addresses):
+        key = "admin_port" if config.front_door.admin_port else "plain_address"
+        yield f"front_door.{key}: found {config.port}, which is the port of the front door itself; another one is needed"
 
 
 def _cluster(raw: Any, said: list[str]) -> Cluster | None:

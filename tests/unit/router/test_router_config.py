@@ -52,6 +52,11 @@ def test_sglang_s_workers_are_always_both_asked() -> None:
         parse({**GOOD, "generation_servers": kv_cache_aware, "conditional_disagg_config": {}, "front_door": {"dialect": "sglang"}})
 
 
+def test_vllm_s_workers_are_asked_one_after_the_other() -> None:
+    with pytest.raises(BadInput, match="schedule_style: generation_first is not possible with vLLM"):
+        parse({**GOOD, "schedule_style": "generation_first", "front_door": {"dialect": "vllm"}})
+
+
 def test_the_plain_address_goes_with_tls_and_without_an_admin_port() -> None:
     tls = {"tls_cert_file": "c", "tls_key_file": "k"}
     assert parse({**GOOD, "front_door": {**tls, "plain_address": "node7:7999"}}).addresses == [("h", 1234), ("node7", 7999)]
