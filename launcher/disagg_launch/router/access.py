@@ -1,30 +1,32 @@
-"""The access log: one JSON object a line and request, written together a few times a second."""
+"""The access log: one JSON object a line and request, written together a few times a second, in a thread that may be made to wait."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from typing import IO, Optional
 
 from disagg_launch.errors import BadInput
 from disagg_launch.router.exchange import Exchange
 from disagg_launch.router.splice import dumps
+from disagg_launch.runtime.scribe import OUT, Scribe
 
 FLUSH_S = 0.25
+LAST_WORDS_S = 1.0
 
 
 class AccessLog:
     """Appends to a file, or to standard output for "-"; "" writes nothing."""
 
     def __init__(self, where: str) -> None:
+        check(where)
+        self._path = OUT if where == "-" else where
+        self._scribe = Scribe()
         self._lines: list[bytes] = []
-        self._file = sys.stdout.buffer if where == "-" else opened(where)
         self._loop = asyncio.get_running_loop()
 
     def add(self, exchange: Exchange, status: int) -> None:
         """A request has ended. `time` in seconds, the others in microseconds from the request on; status 499: the client left."""
-        if self._file is None:
+        if not self._path:
             return
         began = exchange.began
         line = {
@@ -47,25 +49,23 @@ class AccessLog:
         self._lines.append(dumps(line))
 
     def flush(self) -> None:
-        """Write what has come together."""
-        if self._file is not None and self._lines:
+        """Have written what has come together."""
+        if self._lines:
             lines, self._lines = self._lines, []
-            self._file.write(b"\n".join(lines) + b"\n")
-            self._file.flush()
+            self._scribe.append(self._path, b"\n".join([*lines, b""]).decode())
 
-    def close(self) -> None:
-        """Write what has come together, and nothing after that."""
+    async def close(self) -> None:
+        """Write what has come together, and nothing after that; lost if it cannot be written soon enough."""
         self.flush()
-        if self._file is not None and self._file is not sys.stdout.buffer:
-            self._file.close()
-        self._file = None
+        self._path = ""
+        await asyncio.to_thread(self._scribe.close, LAST_WORDS_S)
 
 
-def opened(where: str) -> Optional[IO[bytes]]:
-    """The file of that name, to be appended to; None for "-" and "". BadInput if it cannot be opened."""
+def check(where: str) -> None:
+    """BadInput if there can be no file of that name."""
     if where in ("-", ""):
-        return None
+        return
     try:
-        return open(where, "ab")
+        open(where, "ab").close()
     except OSError as wrong:
         raise BadInput(f"front_door.access_log: {where}: {wrong.strerror}; name a file that can be written") from None

@@ -79,7 +79,7 @@ class Assembly:
         await self._discovery.stop()
         await self.fleet.stop()
         await self._flow.stop()
-        self.app.access.close()
+        await self.app.access.close()
 
 
 def flow_of(config: Config) -> type[Flow]:

@@ -184,7 +184,7 @@ def _conflicts(config: Config) -> Iterator[str]:
     if config.max_local_prefill is not None and dialect == "sglang":
         yield "conditional_disagg_config: SGLang's workers are always both asked; leave it out, or front_door.dialect: sglang"
     if config.schedule == "generation_first" and dialect == "vllm":
-        yield "schedule_style: generation_first is not possible with vLLM's workers, who learn from the first hop where the KV is: leave it out"
+        yield "schedule_style: generation_first is not possible with vLLM's workers, who learn from the first hop where KV is; leave it out"
     if config.otlp_traces_endpoint and not config.otlp_traces_endpoint.startswith(("http://", "https://")):
         yield "otlp_config.otlp_traces_endpoint: OTLP over HTTP is needed, as in http://collector:4318/v1/traces"
     if len({port for _, port in config.addresses}) < len(config.addresses):

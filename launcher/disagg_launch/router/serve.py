@@ -197,8 +197,7 @@ def _look(config: Config) -> None:
     Keys(door.admin_token_file)
     if door.tls_cert_file:
         Certificate(door)
-    if opened := access.opened(door.access_log):
-        opened.close()
+    access.check(door.access_log)
 
 
 def _loop() -> str:

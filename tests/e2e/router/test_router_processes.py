@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import psutil
 import pytest
 from scene import Answer, read_answer, request
 from standin import StandIn, expected
+
+from disagg_launch.router import access
 
 ADMIN = {"authorization": "Bearer adm-secret"}
 
@@ -155,6 +158,27 @@ def test_a_changed_file_is_taken_over_and_costs_no_stream(play: Any, tmp_path: P
                 await asyncio.sleep(0.05)  # a file that was read anew opens its log anew, also for who has moved the old one away
 
     play(scene)
+
+
+def test_an_access_log_that_nobody_takes_holds_nobody_up(play: Any, tmp_path: Path) -> None:
+    """As on a file system that stalls, or behind a pipe whose reader does: here one that holds a page of lines and is never read."""
+    log = tmp_path / "access.log"
+    os.mkfifo(log)
+    never = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(never, fcntl.F_SETPIPE_SZ, 4096)
+
+    async def scene() -> None:
+        async with program(tmp_path, access_log=str(log)) as one:
+            until_s = asyncio.get_running_loop().time() + 3 * access.FLUSH_S  # so often is written in this time
+            while asyncio.get_running_loop().time() < until_s:
+                assert (await one.complete()).status == 200
+            one.process.terminate()
+            await one.ended()
+
+    try:
+        play(scene)
+    finally:
+        os.close(never)
 
 
 async def until_said(one: Program, words: str, times: int) -> None:
