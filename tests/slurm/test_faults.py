@@ -323,8 +323,8 @@ def test_the_time_limit_ends_it_in_order(limited: Limited) -> None:
 def _moves(one: Deployment, name: str, node: int, lost: str, began_at: float) -> tuple[float, float]:
     """Seconds until the loss was noticed, and until the instance is healthy on another host."""
     wait_for(lambda: f"{name} is back" in one.log("gateway"), 60, f"for {name} to come back")
+    wait_for(lambda: one.instance(name)["restarts"] == 1 and one.instance(name)["stage"] == "routed", why="for the status to say so too")
     assert one.hosts()[node] != lost
-    assert one.instance(name)["restarts"] == 1
     return one.stamp("gateway", f"{name} ended") - began_at, one.stamp("gateway", f"{name} is back") - began_at
 
 
