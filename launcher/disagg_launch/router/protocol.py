@@ -130,14 +130,14 @@ class Connection(asyncio.Protocol):
         if request is None or request.error:
             return
         self._size += len(body)
-        if not request.body:
-            request.body = body
-            return
-        if self.door.max_body_bytes and self._size > self.door.max_body_bytes:
+        if 0 < self.door.max_body_bytes < self._size:
             request.error = self._too_long()
             request.keep_alive = False
             request.body = b""
             self._dispatch(request)
+            return
+        if not request.body:
+            request.body = body
             return
         if isinstance(request.body, bytes):
             request.body = bytearray(request.body)

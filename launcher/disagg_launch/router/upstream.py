@@ -307,12 +307,13 @@ class Pool:
         making = asyncio.ensure_future(self.loop.create_connection(lambda: Connection(self), *self._address))
         try:  # not wait_for, which before Python 3.12 may swallow a cancellation
             await asyncio.wait((making,), timeout=self._connect_timeout_s)
-        finally:
-            if not making.done():
-                making.cancel()
-        if not making.done():
+        except BaseException:
+            if not making.cancel() and making.exception() is None:
+                making.result()[1].abort()  # it came as its caller left
+            raise
+        if making.cancel():
             raise UpstreamError("connect", f"no connection within {self._connect_timeout_s:g} s")
         try:
             return making.result()[1]
-        except OSError as wrong:
+        except (OSError, UnicodeError) as wrong:  # UnicodeError: no name of a host can be like this
             raise UpstreamError("connect", str(wrong)) from None

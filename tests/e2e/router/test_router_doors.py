@@ -78,6 +78,8 @@ def test_limits_on_heads_and_bodies(play: Any) -> None:
             assert (await c.complete("x" * 20_000)).status == 413
             chunks = b"".join(b"1000\r\n" + b"x" * 4096 + b"\r\n" for _ in range(5))
             assert (await c.send(b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + chunks)).status == 413
+            whole = b"2fff\r\n" + b"x" * 0x2FFF + b"\r\n0\r\n\r\n"  # one piece, one read
+            assert (await c.send(b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + whole)).status == 413
             assert (await c.get("/health", {"x-big": "y" * 200_000})).status in (400, 431)
             for slow in (b"GET /health HTT", b"POST /v1/completions HTTP/1.1\r\ncontent-length: 9\r\n\r\nab"):
                 assert (await c.send(slow)).status == 408

@@ -73,6 +73,34 @@ def test_a_connection_to_itself_is_none() -> None:
         loop.close()
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("url", ["a..b:1", "no.such.host.invalid:1", "127.0.0.1:1"])
+def test_whoever_cannot_be_reached_is_so_by_name(url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    loop = new_loop()
+    with pytest.raises(UpstreamError, match="connect: "):
+        loop.run_until_complete(Pool(url)._connect())
+    loop.close()
+
+
+def test_a_connection_that_comes_as_its_caller_leaves_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        pool, wire = Pool("h:1"), Wire()
+        asking = asyncio.ensure_future(pool._connect())
+
+        async def made(new: Callable[[], Connection], *_: Any) -> tuple[Wire, Connection]:
+            asking.cancel()
+            connection = new()
+            connection.connection_made(wire)
+            return wire, connection
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", made)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert wire.closed
+
+    asyncio.run(scene())
+
+
 def test_idle_connections_are_dropped_before_a_server_would() -> None:
     """By the sweeper, and by whoever would use one that the sweeper has not come to yet."""
 
