@@ -34,6 +34,9 @@ def test_the_access_log_too(tmp_path: pathlib.Path) -> None:
             os.truncate(log, 0)
             access.add(one, 200)
             access.flush()
+            while not log.stat().st_size:  # a thread writes it
+                await asyncio.sleep(0.01)
+        await access.close()
 
-    asyncio.run(requests())
+    asyncio.run(asyncio.wait_for(requests(), 20))
     assert len(log.read_text().splitlines()) == 1
