@@ -11,6 +11,7 @@ from disagg_launch.router.splice import dumps
 from disagg_launch.runtime.scribe import OUT, Scribe
 
 FLUSH_S = 0.25
+FLUSH_LINES = 256  # a quarter of a second's lines in one text take 15 MB more at 14,000 requests a second
 LAST_WORDS_S = 1.0
 
 
@@ -47,6 +48,8 @@ class AccessLog:
         if not self._lines:
             self._loop.call_later(FLUSH_S, self.flush)
         self._lines.append(dumps(line))
+        if len(self._lines) >= FLUSH_LINES:
+            self.flush()
 
     def flush(self) -> None:
         """Have written what has come together."""
