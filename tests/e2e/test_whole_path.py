@@ -53,12 +53,14 @@ def write(path: pathlib.Path, tp: int = 1, on_failure: str = "stop", more: str =
     path.write_text(SPEC.format(port=base, base=base + 1, tp=tp, on_failure=on_failure) + more)
 
 
-def _of_run(folder: pathlib.Path) -> list[psutil.Process]:
-    """Processes whose environment names a run folder in `folder`."""
+def _of_run(folder: pathlib.Path, instance: str = "") -> list[psutil.Process]:
+    """Processes whose environment names a run folder in `folder`, and the instance if one is given."""
     found = []
     for one in psutil.process_iter():
         try:
-            if str(folder) in one.environ().get("DISAGG_RUN", "") and one.status() != psutil.STATUS_ZOMBIE:
+            environ = one.environ()
+            ours = str(folder) in environ.get("DISAGG_RUN", "") and instance in ("", environ.get("DISAGG_INSTANCE"))
+            if ours and one.status() != psutil.STATUS_ZOMBIE:
                 found.append(one)
         except psutil.Error:
             continue
@@ -125,7 +127,7 @@ def test_a_context_worker_killed_in_mid_start_ends_the_wait(spec: pathlib.Path) 
     deadline = time.monotonic() + 60
     victims: list[psutil.Process] = []
     while not victims and time.monotonic() < deadline:
-        victims = [p for p in _of_run(spec.parent) if p.environ().get("DISAGG_INSTANCE") == "ctx1"]
+        victims = _of_run(spec.parent, "ctx1")
     victims[0].kill()
     status, said = ended(gateway)
     assert status == 6
