@@ -52,7 +52,7 @@ def three(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
             client.start()
         terminal = Terminal("top", str(one.run))
         terminal.until(lambda text: re.search(r"[1-9]\d* tokens/s", text) and "KV" in text and "-  ITL" not in text)
-        yield "top", terminal.text()
+        yield "top", terminal.settled()
         terminal.press("q")
         yield "plain", one.cli("top", str(one.run), "--once")
         yield "trace", one.cli("trace", str(one.run), "--svg", str(ROOT / "docs" / "start-up.svg"))
@@ -70,7 +70,7 @@ def three_hundred(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
             time.sleep(0.1)
         terminal = Terminal("top", str(folder / "large"))
         terminal.until(lambda text: re.search(r"(1[2-9]|2[0-8])\d (healthy|proved|routed)", text), 600)
-        yield "top-300", terminal.text()
+        yield "top-300", terminal.settled()
         terminal.press("q")
 
 

@@ -67,6 +67,14 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
+    def settled(self) -> str:
+        """The text between two frames: a frame comes in pieces, and the last one read may be half of it."""
+        try:
+            while True:
+                self._stream.feed(self.child.read_nonblocking(65536, 0.1))
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return self.text()
+
     def press(self, key: str) -> None:
         self.child.send(key)
 
