@@ -9,10 +9,11 @@ import os
 import socket
 import ssl
 import sys
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 import uvicorn
 
+from disagg_launch import keypair
 from disagg_launch.errors import BadInput
 from disagg_launch.router.config import FrontDoor
 
@@ -47,8 +48,8 @@ class Certificate:
     def _renew(self) -> None:
         try:
             self._loaded()  # tried apart from those that work: half of a pair would be kept
-            self.context.load_cert_chain(self._cert, self._key, _no_password)
-        except (BadInput, ssl.SSLError, OSError) as wrong:
+            keypair.load(self.context, self._cert, self._key)
+        except (BadInput, keypair.WrongPair, OSError) as wrong:
             log.error("the certificate was not read again: %s", wrong)
         else:
             log.info("the certificate was read again")
@@ -68,16 +69,10 @@ class Certificate:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 and 1.3
         made.set_alpn_protocols(["http/1.1"])
         try:
-            made.load_cert_chain(self._cert, self._key, _no_password)
-        except ssl.SSLError as wrong:
-            why = (wrong.reason or str(wrong)).lower().replace("_", " ")
-            text = f"{self._cert} and {self._key} are no certificate and its key in PEM form ({why})"
-            raise BadInput(f"front_door: {text}; in the first file the certificate has to come before those that signed it") from None
+            keypair.load(made, self._cert, self._key)
+        except keypair.WrongPair as wrong:
+            raise BadInput(f"front_door.{wrong.option}: {wrong}") from None
         return made
-
-
-def _no_password() -> NoReturn:
-    raise BadInput("front_door.tls_key_file: the key is encrypted; one without a passphrase is needed, which only its owner can read")
 
 
 class Server(uvicorn.Server):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import ssl
 import stat
 from collections.abc import Iterator
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from disagg_launch.engines.servers import TLS_FILES, tls_files
@@ -46,13 +44,14 @@ def _unusable(files: dict[str, str]) -> Iterator[Finding]:
     yield from found
     if found:
         return
+    import ssl  # here: every start of `plan` would pay for it
+
+    from disagg_launch import keypair
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files["tls_cert_file"], files["tls_key_file"], _no_password)
-    except ssl.SSLError as wrong:
-        why = (wrong.reason or str(wrong)).lower().replace("_", " ")
-        yield (*OPTIONS, "tls_cert_file"), f"found no certificate with its key in {' and '.join(files.values())} ({why})"
-    except ValueError as wrong:
-        yield (*OPTIONS, "tls_key_file"), str(wrong)
+        keypair.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files["tls_cert_file"], files["tls_key_file"])
+    except keypair.WrongPair as wrong:
+        yield (*OPTIONS, wrong.option), str(wrong)
 
 
 def _unreadable(path: str) -> str:
@@ -61,10 +60,6 @@ def _unreadable(path: str) -> str:
             return ""
     except OSError as wrong:
         return str(wrong.strerror)
-
-
-def _no_password() -> NoReturn:
-    raise ValueError("found an encrypted key; needed: one without a passphrase, which only its owner can read")
 
 
 @rule(
